@@ -12,7 +12,6 @@ SHA256_ACCELERATED: Final[bool] = bool(lib.fk_sha256_accelerated())
 """True if SHA-256 runs on the SHA instructions of this CPU."""
 
 
-
 def check(status: int) -> None:
     """Raise :class:`CoreError` unless ``status`` is ``FK_OK``."""
     if status != lib.FK_OK:

@@ -1,0 +1,255 @@
+"""The SCU contract: what a queue may ask of a signature creation unit, whatever TSE stands behind it.
+
+Field names are the wire's (IDESSCD, ifPOS v1.de) in snake_case; encoded to JSON they are PascalCase. Times
+are .NET ticks in UTC (100 ns since 0001-01-01) as ``int``, because a ``datetime`` loses the seventh digit.
+"""
+
+from __future__ import annotations
+
+import enum
+import time
+from typing import Protocol
+
+import msgspec
+
+EMPTY_GUID = "00000000-0000-0000-0000-000000000000"
+
+
+class TseStates(enum.IntEnum):
+    """Life cycle of a TSE (tse-abstraction §4)."""
+
+    UNINITIALIZED = 0
+    INITIALIZED = 1
+    TERMINATED = 2
+
+
+class Message(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=False, kw_only=True):
+    """Base of all SCU messages: immutable, PascalCase on the wire."""
+
+
+class TseSignatureData(Message, frozen=True):
+    """One signature. ``signature_base64`` is the signature as it stands in the log message."""
+
+    signature_counter: int
+    signature_algorithm: str
+    signature_base64: str
+    public_key_base64: str
+
+
+class StartTransactionRequest(Message, frozen=True):
+    client_id: str
+    process_type: str = ""
+    process_data_base64: str = ""
+    queue_item_id: str = EMPTY_GUID
+    is_retry: bool = False
+
+
+class StartTransactionResponse(Message, frozen=True):
+    transaction_number: int
+    time_stamp: int
+    tse_serial_number_octet: str
+    client_id: str
+    signature_data: TseSignatureData
+
+
+class UpdateTransactionRequest(Message, frozen=True):
+    client_id: str
+    transaction_number: int
+    process_type: str = ""
+    process_data_base64: str = ""
+    queue_item_id: str = EMPTY_GUID
+    is_retry: bool = False
+
+
+class UpdateTransactionResponse(Message, frozen=True):
+    transaction_number: int
+    time_stamp: int
+    tse_serial_number_octet: str
+    client_id: str
+    process_type: str
+    process_data_base64: str
+    signature_data: TseSignatureData
+
+
+class FinishTransactionRequest(UpdateTransactionRequest, frozen=True):
+    """Same members as an update."""
+
+
+class FinishTransactionResponse(Message, frozen=True):
+    """``start_transaction_time_stamp`` is None only when the TSE and the SCU both lost it (§5.1)."""
+
+    transaction_number: int
+    start_transaction_time_stamp: int | None
+    time_stamp: int
+    tse_time_stamp_format: str
+    tse_serial_number_octet: str
+    client_id: str
+    process_type: str
+    process_data_base64: str
+    signature_data: TseSignatureData
+
+
+class TseInfo(Message, frozen=True):
+    """State of a TSE (tse-abstraction §7). Counters that are unknown are 2**63-1 (maxima) or -1 (current)."""
+
+    max_number_of_clients: int
+    current_number_of_clients: int
+    current_client_ids: list[str]
+    max_number_of_started_transactions: int
+    current_number_of_started_transactions: int
+    current_started_transaction_numbers: list[int]
+    max_number_of_signatures: int
+    current_number_of_signatures: int
+    max_log_memory_size: int
+    current_log_memory_size: int
+    current_state: TseStates
+    firmware_identification: str
+    certification_identification: str
+    signature_algorithm: str
+    log_time_format: str
+    serial_number_octet: str
+    public_key_base64: str
+    certificates_base64: list[str]
+    info: dict[str, str] | None = None
+
+
+class TseState(Message, frozen=True):
+    current_state: TseStates
+
+
+class RegisterClientIdRequest(Message, frozen=True):
+    client_id: str
+
+
+class RegisterClientIdResponse(Message, frozen=True):
+    """``client_ids`` is the complete list registered on the TSE after the call."""
+
+    client_ids: list[str]
+
+
+class UnregisterClientIdRequest(Message, frozen=True):
+    client_id: str
+
+
+class UnregisterClientIdResponse(Message, frozen=True):
+    client_ids: list[str]
+
+
+class StartExportSessionRequest(Message, frozen=True):
+    client_id: str | None = None
+    erase: bool = False
+
+
+class StartExportSessionByTimeStampRequest(Message, frozen=True):
+    """``from_`` and ``to`` are ticks, both inclusive."""
+
+    client_id: str | None = None
+    from_: int = msgspec.field(name="From", default=0)
+    to: int = 0
+
+
+class StartExportSessionByTransactionRequest(Message, frozen=True):
+    """``from_`` and ``to`` are transaction numbers, both inclusive."""
+
+    client_id: str | None = None
+    from_: int = msgspec.field(name="From", default=0)
+    to: int = 0
+
+
+class StartExportSessionResponse(Message, frozen=True):
+    token_id: str
+    tse_serial_number_octet: str
+
+
+class ExportDataRequest(Message, frozen=True):
+    token_id: str
+    max_chunk_size: int = 0
+
+
+class ExportDataResponse(Message, frozen=True):
+    token_id: str
+    tar_file_byte_chunk_base64: str | None
+    tar_file_end_of_file: bool
+    total_tar_file_size_available: bool
+    total_tar_file_size: int = -1
+
+
+class EndExportSessionRequest(Message, frozen=True):
+    token_id: str
+    sha256_checksum_base64: str = msgspec.field(name="Sha256ChecksumBase64", default="")
+    erase: bool = False
+
+
+class EndExportSessionResponse(Message, frozen=True):
+    token_id: str
+    is_valid: bool
+    is_erased: bool
+
+
+class ScuDeEchoRequest(Message, frozen=True):
+    message: str | None
+
+
+class ScuDeEchoResponse(Message, frozen=True):
+    message: str | None
+
+
+class Deadline:
+    """A moment on the monotonic clock after which the caller no longer waits."""
+
+    __slots__ = ("at",)
+
+    def __init__(self, seconds: float) -> None:
+        self.at = time.monotonic() + seconds
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() >= self.at
+
+
+class Scu(Protocol):
+    """The 15 methods of IDESSCD (tse-abstraction §2). All may be called from many threads.
+
+    Every method raises :class:`fiskal.scu.errors.ScuError`; its class says whether the call was executed.
+    """
+
+    def start_transaction(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse: ...
+    def update_transaction(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse: ...
+    def finish_transaction(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse: ...
+    def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo: ...
+    def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState: ...
+    def register_client_id(
+        self, request: RegisterClientIdRequest, deadline: Deadline | None = None
+    ) -> RegisterClientIdResponse: ...
+    def unregister_client_id(
+        self, request: UnregisterClientIdRequest, deadline: Deadline | None = None
+    ) -> UnregisterClientIdResponse: ...
+    def execute_set_tse_time(self, deadline: Deadline | None = None) -> None: ...
+    def execute_self_test(self, deadline: Deadline | None = None) -> None: ...
+    def start_export_session(
+        self, request: StartExportSessionRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse: ...
+    def start_export_session_by_time_stamp(
+        self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse: ...
+    def start_export_session_by_transaction(
+        self, request: StartExportSessionByTransactionRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse: ...
+    def export_data(
+        self, request: ExportDataRequest, deadline: Deadline | None = None
+    ) -> ExportDataResponse: ...
+    def end_export_session(
+        self, request: EndExportSessionRequest, deadline: Deadline | None = None
+    ) -> EndExportSessionResponse: ...
+    def echo(self, request: ScuDeEchoRequest, deadline: Deadline | None = None) -> ScuDeEchoResponse: ...
+    def close(self) -> None: ...

@@ -1,0 +1,221 @@
+"""Journals and state behind one small interface.
+
+A store holds all queues of a host. It is written in *changes*: a :class:`Change` is everything one step of
+one receipt alters, and :meth:`Store.commit` makes it durable atomically before it returns. Changes of
+callers that wait at the same time share one disk flush (group commit). Moments are .NET ticks, GUIDs lower
+case text, amounts exact decimal text. Column names are the reference's, because the journals show them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+
+class QueueRow(NamedTuple):
+    """ftQueue and ftQueueDE of one queue: its whole state. ``queue_no`` is private to the store's rows."""
+
+    queue_no: int
+    ftQueueId: str
+    ftCashBoxId: str
+    ftCurrentRow: int
+    ftQueuedRow: int
+    ftReceiptNumerator: int
+    ftReceiptTotalizer: str
+    ftReceiptHash: str | None
+    StartMoment: int | None
+    StopMoment: int | None
+    CountryCode: str
+    Timeout: int
+    TimeStamp: int
+    ftSignaturCreationUnitDEId: str | None
+    CashBoxIdentification: str
+    SSCDFailCount: int
+    SSCDFailMoment: int | None
+    SSCDFailQueueItemId: str | None
+    UsedFailedCount: int
+    UsedFailedMomentMin: int | None
+    UsedFailedMomentMax: int | None
+    UsedFailedQueueItemId: str | None
+    DailyClosingNumber: int
+    DeTimeStamp: int
+
+
+class QueueItemRow(NamedTuple):
+    """The accepted half of ftQueueItem, written by T1. Immutable afterwards.
+
+    ``request_raw_sha256`` is the hash of the bytes the POS sent, when they were seen.
+    """
+
+    queue_no: int
+    ftQueueRow: int
+    ftQueueItemId: str
+    ftQueueMoment: int
+    ftQueueTimeout: int
+    cbReceiptMoment: int
+    cbTerminalID: str | None
+    cbReceiptReference: str | None
+    country: str
+    version: str
+    request: str
+    requestHash: str
+    TimeStamp: int
+    ProcessingVersion: str
+    request_raw_sha256: bytes | None
+
+
+class AnswerRow(NamedTuple):
+    """The answered half of ftQueueItem, written by T2. Immutable afterwards."""
+
+    queue_no: int
+    ftQueueRow: int
+    ftWorkMoment: int
+    ftDoneMoment: int
+    response: str
+    responseHash: str
+    TimeStamp: int
+
+
+class ReceiptRow(NamedTuple):
+    """ftReceiptJournal."""
+
+    queue_no: int
+    ftReceiptNumber: int
+    ftReceiptJournalId: str
+    ftReceiptMoment: int
+    ftReceiptTotal: str
+    ftQueueItemId: str
+    ftReceiptHash: str
+    TimeStamp: int
+
+
+class ActionRow(NamedTuple):
+    """ftActionJournal."""
+
+    ftActionJournalId: str
+    ftQueueId: str
+    ftQueueItemId: str
+    Moment: int
+    Priority: int
+    Type: str | None
+    Message: str
+    DataBase64: str | None
+    DataJson: str | None
+    TimeStamp: int
+
+
+class OpenTransactionRow(NamedTuple):
+    """A transaction started on the TSE and not finished; key is (queue_no, cbReceiptReference).
+
+    ``implicit`` is 1 for the orphan of an implicit receipt whose finish failed. ``scu_id`` names the TSE the
+    number belongs to.
+    """
+
+    queue_no: int
+    cbReceiptReference: str
+    TransactionNumber: int
+    StartMoment: int
+    StartTransactionSignatureBase64: str
+    scu_id: str
+    implicit: int
+
+
+class FailedTransactionRow(NamedTuple):
+    """FailedStartTransaction (TransactionNumber None) or FailedFinishTransaction of one reference."""
+
+    queue_no: int
+    cbReceiptReference: str
+    TransactionNumber: int | None
+    Moment: int
+    ftQueueItemId: str
+    CashBoxIdentification: str
+    Request: str
+    scu_id: str
+
+
+class ScuRow(NamedTuple):
+    """ftSignaturCreationUnitDE."""
+
+    ftSignaturCreationUnitDEId: str
+    Url: str
+    TimeStamp: int
+    TseInfoJson: str | None
+    Mode: int
+    ModeConfigurationJson: str | None
+
+
+class Change:
+    """Everything one step alters. All of it becomes durable together, or none of it."""
+
+    __slots__ = (
+        "actions",
+        "answers",
+        "failed_finishes",
+        "failed_finishes_removed",
+        "failed_starts",
+        "failed_starts_removed",
+        "items",
+        "open_transactions",
+        "open_transactions_removed",
+        "queues",
+        "receipts",
+        "scus",
+    )
+
+    def __init__(self) -> None:
+        self.items: list[QueueItemRow] = []
+        self.answers: list[AnswerRow] = []
+        self.receipts: list[ReceiptRow] = []
+        self.queues: list[QueueRow] = []
+        """Replaces the stored row of the queue."""
+        self.actions: list[ActionRow] = []
+        self.open_transactions: list[OpenTransactionRow] = []
+        """Insert or replace by (queue_no, cbReceiptReference)."""
+        self.open_transactions_removed: list[tuple[int, str]] = []
+        """Removed before ``open_transactions`` are inserted; the same holds for the two pairs below."""
+        self.failed_starts: list[FailedTransactionRow] = []
+        self.failed_starts_removed: list[tuple[int, str]] = []
+        self.failed_finishes: list[FailedTransactionRow] = []
+        self.failed_finishes_removed: list[tuple[int, str]] = []
+        self.scus: list[ScuRow] = []
+
+
+class StoredItem(NamedTuple):
+    """An ftQueueItem as the journal shows it: its accepted half and, once answered, its answer."""
+
+    item: QueueItemRow
+    answer: AnswerRow | None
+
+
+class Store(Protocol):
+    """A place for the journals of all queues of one host. All methods may be called from many threads."""
+
+    def commit(self, change: Change) -> None:
+        """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored."""
+
+    def queues(self) -> list[QueueRow]: ...
+    def queue(self, queue_id: str) -> QueueRow | None: ...
+    def scus(self) -> list[ScuRow]: ...
+    def open_transactions(self, queue_no: int) -> list[OpenTransactionRow]: ...
+    def failed_starts(self, queue_no: int) -> list[FailedTransactionRow]: ...
+    def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]: ...
+
+    def item(self, queue_item_id: str) -> StoredItem | None: ...
+    def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
+        """Items a crash left without an answer, in row order."""
+
+    def items_by_reference(
+        self, queue_no: int, reference: str, terminal: str | None, limit: int
+    ) -> list[StoredItem]:
+        """Answered items of a cbReceiptReference (and terminal, unless None or empty), newest first."""
+
+    def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
+        """In TimeStamp order, range semantics of queue reference; constant memory; not disturbed by commits."""
+
+    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]: ...
+    def iter_receipts(
+        self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0
+    ) -> Iterator[ReceiptRow]: ...
+    def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]: ...
+    def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]: ...
+    def close(self) -> None: ...
