@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from fiskal._core import ffi, lib
-
 from fiskal.errors import CoreError
 
 SHA256_ACCELERATED: Final[bool] = bool(lib.fk_sha256_accelerated())

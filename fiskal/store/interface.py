@@ -210,7 +210,7 @@ class Store(Protocol):
         """Answered items of a cbReceiptReference (and terminal, unless None or empty), newest first."""
 
     def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
-        """In TimeStamp order, range semantics of queue reference; constant memory; not disturbed by commits."""
+        """In TimeStamp order, in constant memory, undisturbed by commits."""
 
     def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]: ...
     def iter_receipts(
