@@ -75,7 +75,7 @@ class ReceiptRequest(msgspec.Struct, kw_only=True, omit_defaults=False):
     cb_previous_receipt_reference: str | None = field(name="cbPreviousReceiptReference", default=None)
 
 
-class SignaturItem(msgspec.Struct, kw_only=True):
+class SignaturItem(msgspec.Struct):
     """One thing to print or archive (the field's name has no second "e" in v0 and v1)."""
 
     ft_signature_format: int = field(name="ftSignatureFormat", default=0)

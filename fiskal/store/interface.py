@@ -74,6 +74,9 @@ class AnswerRow(NamedTuple):
     response: str
     responseHash: str
     TimeStamp: int
+    tse_calls: str | None
+    """What the TSE did for the item, ``S7:13:<ticks> F7:14:<ticks>`` (operation and transaction number,
+    signature counter, log time); private, lets the journal's check verify start signatures too."""
 
 
 class ReceiptRow(NamedTuple):

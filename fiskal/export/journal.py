@@ -1,0 +1,240 @@
+"""The journals as streams of bytes, row by row in constant memory.
+
+Every journal is one JSON document, cut into chunks whose concatenation is the document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fiskal.core import format_ticks
+from fiskal.errors import FiskalError, NotSupportedError
+from fiskal.germany.codes import COUNTRY, JournalType
+from fiskal.store import ActionRow, QueueRow, ReceiptRow, ScuRow, Store, StoredItem
+from fiskal.version import __version__
+
+DEFAULT_CHUNK_SIZE = 4096
+_ENCODE = msgspec.json.Encoder().encode
+
+
+class JournalError(FiskalError):
+    """A journal that cannot be given for this queue."""
+
+    code = "JOURNAL_TYPE"
+
+
+class Source(NamedTuple):
+    """Where a journal comes from: the store, the queue it is about, and what the host is configured with."""
+
+    store: Store
+    queue_no: int
+    queue_id: str
+    cash_box_id: str
+
+
+def stream(
+    source: Source, journal_type: int, from_ticks: int = 0, to_ticks: int = 0, chunk_size: int = 0
+) -> Iterator[bytes]:
+    """The journal ``journal_type`` (ftJournalType) in chunks of ``chunk_size`` bytes.
+
+    ``to_ticks`` > 0: from <= TimeStamp <= to. 0: open end. Negative: the first ``-to_ticks`` entries. A
+    ``chunk_size`` of 0 or less means 4096. An empty journal yields nothing. Raises JournalError for a type
+    of another country and NotSupportedError for one that this version does not offer, before the first
+    chunk.
+    """
+    parts = _parts(source, journal_type, from_ticks, to_ticks)
+    return _chunks(parts, chunk_size if chunk_size > 0 else DEFAULT_CHUNK_SIZE)
+
+
+def _parts(source: Source, journal_type: int, from_ticks: int, to_ticks: int) -> Iterable[bytes]:
+    country = (journal_type >> 48) & 0xFFFF
+    if country not in (0, COUNTRY):
+        raise JournalError(
+            f"The given journal type 0x'{journal_type & 0xFFFF_FFFF_FFFF_FFFF:x}' cannot be used with the "
+            "current Queue, as this export type is not supported in this country."
+        )
+    store, queue_no = source.store, source.queue_no
+    match journal_type:
+        case JournalType.ACTION_JOURNAL:
+            return _array(map(_action, store.iter_actions(source.queue_id, from_ticks, to_ticks)))
+        case JournalType.RECEIPT_JOURNAL:
+            queue_id = source.queue_id
+            return _array(
+                _receipt(row, queue_id) for row in store.iter_receipts(queue_no, from_ticks, to_ticks)
+            )
+        case JournalType.QUEUE_ITEMS:
+            queue_id = source.queue_id
+            return _array(
+                _item(stored, queue_id) for stored in store.iter_items(queue_no, from_ticks, to_ticks)
+            )
+        case JournalType.CONFIGURATION:
+            return [_ENCODE(_configuration(source))]
+        case (
+            JournalType.JOURNAL_DE | JournalType.JOURNAL_AT | JournalType.JOURNAL_FR | JournalType.JOURNAL_ME
+        ):
+            return [b"[]"]
+        case JournalType.DE_TAR_FROM_DATABASE:
+            return []  # nothing was exported yet
+        case JournalType.DE_TAR_FROM_TSE:
+            raise NotSupportedError("the TAR export from the TSE is not offered by this version")
+        case JournalType.DE_DSFINVK:
+            raise NotSupportedError("the DSFinV-K export is not offered by this version")
+    if country == COUNTRY:
+        return [_ENCODE({"QueueDEList": [_queue_de(row) for row in _queues(source)]})]
+    return [_ENCODE(_version())]
+
+
+def _array(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
+    separator = b"["
+    for row in rows:
+        yield separator + _ENCODE(row)
+        separator = b","
+    yield b"[]" if separator == b"[" else b"]"
+
+
+def _chunks(parts: Iterable[bytes], size: int) -> Iterator[bytes]:
+    pending = bytearray()
+    for part in parts:
+        pending += part
+        while len(pending) >= size:
+            yield bytes(pending[:size])
+            del pending[:size]
+    if pending:
+        yield bytes(pending)
+
+
+def _moment(ticks: int | None) -> str | None:
+    return None if ticks is None else format_ticks(ticks)
+
+
+def _action(row: ActionRow) -> dict[str, Any]:
+    return {**row._asdict(), "Moment": _moment(row.Moment)}
+
+
+def _receipt(row: ReceiptRow, queue_id: str) -> dict[str, Any]:
+    return {
+        "ftReceiptJournalId": row.ftReceiptJournalId,
+        "ftReceiptMoment": _moment(row.ftReceiptMoment),
+        "ftReceiptNumber": row.ftReceiptNumber,
+        "ftReceiptTotal": msgspec.Raw(row.ftReceiptTotal.encode()),
+        "ftQueueId": queue_id,
+        "ftQueueItemId": row.ftQueueItemId,
+        "ftReceiptHash": row.ftReceiptHash,
+        "TimeStamp": row.TimeStamp,
+    }
+
+
+def _item(stored: StoredItem, queue_id: str) -> dict[str, Any]:
+    item, answer = stored
+    return {
+        "ftQueueItemId": item.ftQueueItemId,
+        "ftQueueId": queue_id,
+        "ftQueueRow": item.ftQueueRow,
+        "ftQueueMoment": _moment(item.ftQueueMoment),
+        "ftQueueTimeout": item.ftQueueTimeout,
+        "ftWorkMoment": _moment(answer.ftWorkMoment) if answer else None,
+        "ftDoneMoment": _moment(answer.ftDoneMoment) if answer else None,
+        "cbReceiptMoment": _moment(item.cbReceiptMoment),
+        "cbTerminalID": item.cbTerminalID,
+        "cbReceiptReference": item.cbReceiptReference,
+        "country": item.country,
+        "version": item.version,
+        "request": item.request,
+        "requestHash": item.requestHash,
+        "response": answer.response if answer else None,
+        "responseHash": answer.responseHash if answer else None,
+        "TimeStamp": answer.TimeStamp if answer else item.TimeStamp,
+        "ProcessingVersion": item.ProcessingVersion,
+    }
+
+
+def _queues(source: Source) -> list[QueueRow]:
+    row = source.store.queue(source.queue_id)
+    return [] if row is None else [row]
+
+
+def _queue(row: QueueRow) -> dict[str, Any]:
+    return {
+        "ftQueueId": row.ftQueueId,
+        "ftCashBoxId": row.ftCashBoxId,
+        "ftCurrentRow": row.ftCurrentRow,
+        "ftQueuedRow": row.ftQueuedRow,
+        "ftReceiptNumerator": row.ftReceiptNumerator,
+        "ftReceiptTotalizer": msgspec.Raw(row.ftReceiptTotalizer.encode()),
+        "ftReceiptHash": row.ftReceiptHash,
+        "StartMoment": _moment(row.StartMoment),
+        "StopMoment": _moment(row.StopMoment),
+        "CountryCode": row.CountryCode,
+        "Timeout": row.Timeout,
+        "TimeStamp": row.TimeStamp,
+    }
+
+
+def _queue_de(row: QueueRow) -> dict[str, Any]:
+    return {
+        "ftQueueDEId": row.ftQueueId,
+        "ftSignaturCreationUnitDEId": row.ftSignaturCreationUnitDEId,
+        "LastHash": None,
+        "CashBoxIdentification": row.CashBoxIdentification,
+        "SSCDFailCount": row.SSCDFailCount,
+        "SSCDFailMoment": _moment(row.SSCDFailMoment),
+        "SSCDFailQueueItemId": row.SSCDFailQueueItemId,
+        "UsedFailedCount": row.UsedFailedCount,
+        "UsedFailedMomentMin": _moment(row.UsedFailedMomentMin),
+        "UsedFailedMomentMax": _moment(row.UsedFailedMomentMax),
+        "UsedFailedQueueItemId": row.UsedFailedQueueItemId,
+        "DailyClosingNumber": row.DailyClosingNumber,
+        "TimeStamp": row.DeTimeStamp,
+    }
+
+
+def _scu(row: ScuRow) -> dict[str, Any]:
+    return row._asdict()
+
+
+def _version() -> dict[str, Any]:
+    major, minor, build = (int(part) for part in __version__.split("."))
+    return {
+        "Assembly": f"fiskal, Version={__version__}",
+        "Version": {
+            "Major": major,
+            "Minor": minor,
+            "Build": build,
+            "Revision": 0,
+            "MajorRevision": 0,
+            "MinorRevision": 0,
+        },
+        "ProcessingVersion": f"fiskal {__version__}",
+    }
+
+
+def _configuration(source: Source) -> dict[str, Any]:
+    version = _version()
+    queues = _queues(source)
+    scu_ids = {row.ftSignaturCreationUnitDEId for row in queues}
+    scus = [row for row in source.store.scus() if row.ftSignaturCreationUnitDEId in scu_ids]
+    empty: list[Any] = []
+    return {
+        "Assembly": version["Assembly"],
+        "Version": version["Version"],
+        "CashBoxList": [
+            {
+                "ftCashBoxId": source.cash_box_id,
+                "TimeStamp": max((row.TimeStamp for row in queues), default=0),
+            }
+        ],
+        "QueueList": [_queue(row) for row in queues],
+        "QueueATList": empty,
+        "QueueDEList": [_queue_de(row) for row in queues],
+        "QueueFRList": empty,
+        "QueueMEList": empty,
+        "QueueITList": empty,
+        "SignaturCreationUnitATList": empty,
+        "SignaturCreationUnitDEList": [_scu(row) for row in scus],
+        "SignaturCreationUnitFRList": empty,
+        "SignaturCreationUnitMEList": empty,
+        "SignaturCreationUnitITList": empty,
+    }

@@ -1,0 +1,92 @@
+"""The tie between queues and a signature creation unit, and what they remember of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+from fiskal.errors import FiskalError
+from fiskal.scu.contract import Deadline, Scu, TseInfo
+from fiskal.scu.errors import ScuError, Unreachable
+from fiskal.store import ScuRow
+
+_log = logging.getLogger("fiskal.queue")
+
+INFO_TIMEOUT_S = 15.0
+"""How long a TseInfo nobody waits for may take."""
+
+
+class ScuBinding:
+    """One SCU as the queues of a host see it: opened when first needed, with the last TseInfo read.
+
+    A TSE that is missing when the host starts may come later; until then every call is Unreachable, and so
+    failed mode. The certification id is printed on every receipt but must never fail one: it comes from here.
+    """
+
+    def __init__(self, scu_id: str, open_scu: Callable[[], Scu], stored: ScuRow | None = None) -> None:
+        self.scu_id = scu_id
+        self._open = open_scu
+        self._scu: Scu | None = None
+        self._lock = threading.Lock()
+        self._saved = stored.TseInfoJson if stored else None
+        self._stored = stored
+        self.info: TseInfo | None = None
+        if self._saved:
+            try:
+                self.info = msgspec.json.decode(self._saved, type=TseInfo)
+            except msgspec.ValidationError:
+                _log.warning("the stored TseInfo of SCU %s cannot be read; the TSE is asked again", scu_id)
+        self.certification_id = self.info.certification_identification if self.info else ""
+
+    @property
+    def scu(self) -> Scu:
+        """The SCU. Raises Unreachable while it cannot be opened."""
+        return self._scu if self._scu is not None else self._connect()
+
+    def _connect(self) -> Scu:
+        with self._lock:
+            if self._scu is None:
+                try:
+                    self._scu = self._open()
+                except ScuError:
+                    raise
+                except (FiskalError, OSError) as error:
+                    raise Unreachable("TSE_NOT_AVAILABLE", f"The TSE is not available. {error}") from error
+            return self._scu
+
+    def tse_info(self, deadline: Deadline | None = None) -> TseInfo:
+        """Ask the TSE and remember the answer. Raises ScuError."""
+        info = self.scu.get_tse_info(deadline)
+        self.info = info
+        self.certification_id = info.certification_identification
+        return info
+
+    def refresh(self) -> bool:
+        """Ask the TSE; a failure is logged, not raised. True if it answered."""
+        try:
+            self.tse_info(Deadline(INFO_TIMEOUT_S))
+        except ScuError as error:
+            _log.warning("SCU %s does not answer: %s", self.scu_id, error)
+            return False
+        return True
+
+    def unsaved(self, now: int) -> ScuRow | None:
+        """The row to store when the TseInfo changed since it was stored last, else None."""
+        if self.info is None:
+            return None
+        text = msgspec.json.encode(self.info).decode()
+        if text == self._saved:
+            return None
+        self._saved = text
+        if self._stored is None:
+            return ScuRow(self.scu_id, "", now, text, 0, None)
+        return self._stored._replace(TimeStamp=now, TseInfoJson=text)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._scu is not None:
+                self._scu.close()
+                self._scu = None

@@ -1,0 +1,106 @@
+"""Answers that need no TSE: queue not in service, failed mode, late signing, handwritten."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fiskal.germany import signatures
+from fiskal.germany.codes import ReceiptCase, State
+from fiskal.queue.receipts import closings
+from fiskal.queue.work import Action, Outcome, Work
+from fiskal.scu.errors import ScuError
+from fiskal.store.interface import FailedTransactionRow
+
+EXEMPT_FROM_FAILED_MODE = frozenset(
+    {
+        ReceiptCase.ZERO,
+        ReceiptCase.FAIL_TRANSACTION,
+        ReceiptCase.OUT_OF_OPERATION,
+        ReceiptCase.INITIATE_SCU_SWITCH,
+        ReceiptCase.FINISH_SCU_SWITCH,
+    }
+)
+"""Cases that talk to the TSE even in failed mode."""
+
+
+def disabled_queue(work: Work, *, first: bool) -> Outcome:
+    """A queue that was not started or is stopped: journalled, not signed. ``first`` of this process run."""
+    if first:
+        work.actions.append(
+            Action(None, f"QueueId {work.state.queue_id} was not activated or already deactivated")
+        )
+    return Outcome([], state=State.OUT_OF_SERVICE)
+
+
+def late_signing(work: Work) -> Outcome:
+    """Flag 0x10000: a receipt from the time the middleware was out of reach."""
+    state, moment = work.state, work.request.receipt_moment
+    first = moment if state.used_failed_min is None else min(state.used_failed_min, moment)
+    last = moment if state.used_failed_max is None else max(state.used_failed_max, moment)
+    return Outcome(
+        [signatures.late_signing(moment)],
+        state=State.LATE_SIGNING,
+        updates={
+            "used_failed_count": state.used_failed_count + 1,
+            "used_failed_min": first,
+            "used_failed_max": last,
+            "used_failed_queue_item_id": state.used_failed_queue_item_id or work.item_id,
+        },
+    )
+
+
+def handwritten(work: Work) -> Outcome:
+    """Flag 0x80000: a receipt written by hand while the register was down."""
+    return Outcome([signatures.handwritten(work.request.receipt_moment)])
+
+
+def failed(work: Work, error: ScuError | None = None) -> Outcome:
+    """The circuit breaker is open: journal and answer without the TSE.
+
+    ``error`` is what opened it, None for a receipt that came later. Nothing is ever refused because a TSE
+    is down, and nothing recorded here is signed later.
+    """
+    state = work.state
+    updates: dict[str, Any] = {"fail_count": state.fail_count + 1}
+    since = state.fail_moment
+    if state.fail_count == 0 or since is None:
+        since = work.clock()
+        updates["fail_moment"] = since
+        updates["fail_queue_item_id"] = work.item_id
+    if error is not None:
+        work.actions.append(
+            Action(None, f"TSE communication failed ({type(error).__name__} {error.code}): {error}")
+        )
+    if not work.implicit:
+        _remember(work)
+    if work.case in (ReceiptCase.MONTHLY_CLOSING, ReceiptCase.YEARLY_CLOSING, ReceiptCase.DAILY_CLOSING):
+        updates.update(closings.without_tse(work))
+    return Outcome([signatures.failed(since, state.fail_count + 1)], state=State.SCU_FAILED, updates=updates)
+
+
+def _remember(work: Work) -> None:
+    """Note what the zero receipt has to make good on the TSE for the explicit flow."""
+    reference, case, effects = work.reference, work.case, work.effects
+    if case == ReceiptCase.START_TRANSACTION:
+        effects.failed_starts[reference] = _row(work, None)
+    elif case in (ReceiptCase.UPDATE_TRANSACTION, ReceiptCase.DELTA_TRANSACTION):
+        return
+    elif reference in work.transactions.failed_starts:
+        effects.failed_starts[reference] = None  # begun and ended while failed: never reaches the TSE
+    else:
+        known = work.open_transaction(reference)
+        if known is not None and not known.implicit:
+            effects.failed_finishes[reference] = _row(work, known.TransactionNumber)
+
+
+def _row(work: Work, number: int | None) -> FailedTransactionRow:
+    return FailedTransactionRow(
+        work.state.queue_no,
+        work.reference,
+        number,
+        work.clock(),
+        work.item_id,
+        work.state.cash_box_identification,
+        work.request.text,
+        work.binding.scu_id,
+    )

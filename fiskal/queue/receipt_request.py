@@ -1,0 +1,63 @@
+"""Flag 0x0000_8000_0000_0000: has this receipt been signed already? (The answer may have been lost.)"""
+
+from __future__ import annotations
+
+from fiskal.core import Prepared, parse_moment, prepare
+from fiskal.germany.codes import ReceiptFlag
+from fiskal.pos import ReceiptRequest, decode_request, decode_response, encode_request
+from fiskal.store import Store, StoredItem
+
+_FLAG = int(ReceiptFlag.RECEIPT_REQUEST)
+_ERROR = 0xEEEE_EEEE
+
+CANDIDATES = 1_000
+"""How many receipts of one reference are compared, newest first."""
+
+
+def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
+    """The stored receipt the request asks for: same reference, terminal and items.
+
+    A candidate with the same case and moment is preferred; without one the newest with equal items counts.
+    Receipts that ended in an error are passed over.
+    """
+    wanted = decode_request(request.text.encode())
+    key = _key(wanted)
+    fallback: StoredItem | None = None
+    for stored in store.items_by_reference(
+        queue_no, request.reference or "", request.terminal_id, CANDIDATES
+    ):
+        answer = stored.answer
+        if answer is None or decode_response(answer.response.encode()).ft_state & 0xFFFF_FFFF == _ERROR:
+            continue
+        candidate = decode_request(stored.item.request.encode())
+        if _key(candidate) != key:
+            continue
+        if (
+            candidate.ft_receipt_case & ~_FLAG == wanted.ft_receipt_case & ~_FLAG
+            and stored.item.cbReceiptMoment == request.receipt_moment
+        ):
+            return stored
+        if fallback is None:
+            fallback = stored
+    return fallback
+
+
+def without_flag(request: Prepared) -> Prepared:
+    """The same request as a new receipt: the stored text does not carry the flag."""
+    message = decode_request(request.text.encode())
+    message.ft_receipt_case &= ~_FLAG
+    return prepare(encode_request(message), strict=request.strict)
+
+
+def _key(request: ReceiptRequest) -> tuple[object, ...]:
+    """What the lookup compares: amounts by value, moments as instants."""
+    return (
+        tuple(
+            (item.amount, item.ft_charge_item_case, item.moment and parse_moment(item.moment))
+            for item in request.cb_charge_items
+        ),
+        tuple(
+            (item.amount, item.ft_pay_item_case, item.moment and parse_moment(item.moment))
+            for item in request.cb_pay_items
+        ),
+    )

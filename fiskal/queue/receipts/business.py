@@ -1,0 +1,88 @@
+"""Receipts that finish a transaction with what happened: POS receipts, invoices, orders, other actions."""
+
+from __future__ import annotations
+
+import logging
+
+from fiskal.germany import signatures
+from fiskal.pos import SignaturItem
+from fiskal.queue import checks
+from fiskal.queue.work import Outcome, Work, start_time
+from fiskal.scu.errors import TseRejected
+
+_log = logging.getLogger("fiskal.queue")
+
+
+def pos(work: Work) -> Outcome:
+    """Kassenbeleg-V1: SIG-POS and the start of the action."""
+    request = work.request
+    if not request.balanced:
+        _log.warning(
+            "queue %s, reference %r: charge items and pay items do not have the same total",
+            work.state.queue_id,
+            work.reference,
+        )
+    suffix, items = _finish(work)
+    items.append(signatures.action_start(min(request.action_start, work.now)))
+    return _answer(work, suffix, items)
+
+
+def other(work: Work) -> Outcome:
+    """Bestellung-V1 and SonstigerVorgang of the POS: SIG-POS without the start of the action."""
+    suffix, items = _finish(work)
+    return _answer(work, suffix, items)
+
+
+def _answer(work: Work, suffix: str, items: list[SignaturItem]) -> Outcome:
+    if work.training:
+        items.append(signatures.training(work.clock()))
+    return Outcome(items, suffix)
+
+
+def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
+    """Finish the transaction of this receipt, having started it if the flow is implicit."""
+    request = work.request
+    reference = work.reference
+    known = work.open_transaction(reference)
+    if work.implicit:
+        if known is not None:
+            _clear_orphan(work)
+        start, finish = work.implicit_transaction(
+            reference, request.process_type, request.process_data_base64
+        )
+        start_signature, started = start.signature_data.signature_base64, start.time_stamp
+        suffix = f"IT{finish.transaction_number}"
+    else:
+        if known is None:
+            raise checks.no_transaction(reference)
+        finish = work.finish(known.TransactionNumber, request.process_type, request.process_data_base64)
+        work.effects.open[reference] = None
+        start_signature, started = known.StartTransactionSignatureBase64, known.StartMoment
+        suffix = f"T{finish.transaction_number}"
+    items = work.signatures.receipt(
+        start_signature,
+        finish,
+        start_time(finish, started),
+        work.binding.certification_id,
+        request.process_data,
+    )
+    return suffix, items
+
+
+def _clear_orphan(work: Work) -> None:
+    """Make room for an implicit receipt whose reference is taken.
+
+    A transaction the POS started itself is an error of the POS. One that an implicit receipt left behind
+    when its finish failed is closed as aborted, so that the POS can simply send its receipt again.
+    """
+    known = work.open_transaction(work.reference)
+    if known is None:
+        return
+    if not known.implicit:
+        raise checks.already_started(work.reference, known.TransactionNumber)
+    try:
+        work.abort(known.TransactionNumber)
+    except TseRejected as error:
+        _log.warning("transaction %d was closed elsewhere: %s", known.TransactionNumber, error)
+    work.effects.open[work.reference] = None
+    work.persist()

@@ -1,0 +1,40 @@
+"""What a queue can be told. Names are the reference's configuration keys in snake_case."""
+
+from __future__ import annotations
+
+import msgspec
+
+from fiskal.germany import texts
+
+
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one queue; every default is the safe or the compatible choice."""
+
+    flag_optional_signatures: bool = True
+    """FlagOptionalSignatures: mark items that need not be printed beside the QR code."""
+    receipt_request_mode: int = 0
+    """receiptrequestmode: what a receipt request without match does. 0 answers null, 1 signs the request."""
+    close_open_tse_transactions_on_daily_closing: bool = False
+    """Daily closings also finish transactions that are open only on the TSE, whoever started them."""
+    sandbox: bool = False
+    """Mark every response as S A N D B O X."""
+    ignore_queue_id: bool = False
+    """Accept requests whose ftQueueID names another queue."""
+    process_data_strict: bool = False
+    """Reject or repair what DSFinV-K does not allow instead of signing it as the reference does."""
+    terminate_shared_tse: bool = False
+    """Let a stop receipt terminate a TSE although other clients are registered on it. Irreversible."""
+    qr_caption: str = texts.QR_CAPTION
+    """Caption of the QR item."""
+    timeout_ms: int = 15_000
+    """ftQueueTimeout of the queue items; informational."""
+    scu_timeout_ms: int = 15_000
+    """How long one call may wait for the TSE."""
+    max_waiting: int = 1_000
+    """Sign calls that may wait for one queue; more are refused with QueueBusy."""
+
+    def __post_init__(self) -> None:
+        if self.receipt_request_mode not in (0, 1):
+            raise ValueError("receipt_request_mode must be 0 (answer null) or 1 (sign the request)")
+        if self.max_waiting < 1 or self.timeout_ms < 1 or self.scu_timeout_ms < 1:
+            raise ValueError("max_waiting, timeout_ms and scu_timeout_ms must be at least 1")

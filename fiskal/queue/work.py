@@ -1,0 +1,346 @@
+"""What a receipt kind sees and what it answers: one Work in, one Outcome out.
+
+A receipt kind never writes. What the TSE did is noted in :class:`Effects` as it happens; the pipeline makes
+it durable together with the answer, or before it where a receipt closes many transactions.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fiskal.germany import texts
+from fiskal.germany.codes import ReceiptCase, ReceiptFlag
+from fiskal.pos import SignaturItem
+from fiskal.scu.contract import (
+    Deadline,
+    FinishTransactionRequest,
+    FinishTransactionResponse,
+    StartTransactionRequest,
+    StartTransactionResponse,
+    TseInfo,
+    UpdateTransactionRequest,
+    UpdateTransactionResponse,
+)
+from fiskal.store.interface import Change, FailedTransactionRow, OpenTransactionRow
+
+if TYPE_CHECKING:
+    from fiskal.clock import Clock
+    from fiskal.core import Prepared
+    from fiskal.germany.signatures import SignatureBuilder
+    from fiskal.queue.binding import ScuBinding
+    from fiskal.queue.settings import QueueSettings
+    from fiskal.queue.state import QueueState
+
+
+class Action(NamedTuple):
+    """An entry for the action journal. ``priority`` -1 must be reported to the authorities."""
+
+    type: str | None
+    message: str
+    data_json: str | None = None
+    priority: int = 0
+    item_id: str | None = None
+    """None: the item being processed."""
+
+
+class Outcome:
+    """The answer of a receipt kind: what the response says beside its skeleton."""
+
+    __slots__ = ("signatures", "state", "state_data", "suffix", "updates")
+
+    def __init__(
+        self,
+        signatures: list[SignaturItem],
+        suffix: str = "",
+        *,
+        state: int = 0,
+        state_data: str | None = None,
+        updates: dict[str, Any] | None = None,
+    ) -> None:
+        self.signatures = signatures
+        self.suffix = suffix
+        self.state = state
+        self.state_data = state_data
+        self.updates = updates
+        """Attributes of the queue state to set when the answer is written."""
+
+
+class Transactions:
+    """The open and failed transactions of one queue, by cbReceiptReference."""
+
+    __slots__ = ("failed_finishes", "failed_starts", "open")
+
+    def __init__(
+        self,
+        open_: dict[str, OpenTransactionRow],
+        failed_starts: dict[str, FailedTransactionRow],
+        failed_finishes: dict[str, FailedTransactionRow],
+    ) -> None:
+        self.open = open_
+        self.failed_starts = failed_starts
+        self.failed_finishes = failed_finishes
+
+
+class Effects:
+    """Changes to the transaction tables not yet durable: the new row, or None for a removed one."""
+
+    __slots__ = ("failed_finishes", "failed_starts", "open")
+
+    def __init__(self) -> None:
+        self.open: dict[str, OpenTransactionRow | None] = {}
+        self.failed_starts: dict[str, FailedTransactionRow | None] = {}
+        self.failed_finishes: dict[str, FailedTransactionRow | None] = {}
+
+    def write(self, queue_no: int, change: Change) -> None:
+        """Add the effects to ``change``."""
+        for reference, row in self.open.items():
+            if row is None:
+                change.open_transactions_removed.append((queue_no, reference))
+            else:
+                change.open_transactions.append(row)
+        for reference, failed in self.failed_starts.items():
+            if failed is None:
+                change.failed_starts_removed.append((queue_no, reference))
+            else:
+                change.failed_starts.append(failed)
+        for reference, failed in self.failed_finishes.items():
+            if failed is None:
+                change.failed_finishes_removed.append((queue_no, reference))
+            else:
+                change.failed_finishes.append(failed)
+
+    def apply(self, transactions: Transactions) -> None:
+        """Bring the queue's memory up to what was made durable, and forget the effects."""
+        for effects, table in (
+            (self.open, transactions.open),
+            (self.failed_starts, transactions.failed_starts),
+            (self.failed_finishes, transactions.failed_finishes),
+        ):
+            for reference, row in effects.items():  # type: ignore[attr-defined]
+                if row is None:
+                    table.pop(reference, None)  # type: ignore[attr-defined]
+                else:
+                    table[reference] = row  # type: ignore[index]
+            effects.clear()  # type: ignore[attr-defined]
+
+
+class Work:
+    """One accepted request on its way to an answer."""
+
+    __slots__ = (
+        "_calls",
+        "_persist",
+        "actions",
+        "binding",
+        "case",
+        "clock",
+        "effects",
+        "flags",
+        "implicit",
+        "item_id",
+        "now",
+        "reference",
+        "request",
+        "settings",
+        "signatures",
+        "state",
+        "transactions",
+    )
+
+    def __init__(
+        self,
+        request: Prepared,
+        item_id: str,
+        now: int,
+        state: QueueState,
+        transactions: Transactions,
+        binding: ScuBinding,
+        settings: QueueSettings,
+        signatures: SignatureBuilder,
+        clock: Clock,
+        persist: Callable[[Work], None],
+    ) -> None:
+        receipt_case = request.receipt_case
+        self.request = request
+        self.case = receipt_case & 0xFFFF
+        self.flags = receipt_case & 0xFFFF_FFFF_0000
+        self.implicit = bool(receipt_case & ReceiptFlag.IMPLICIT_FLOW)
+        self.reference = request.reference or ""
+        self.item_id = item_id
+        self.now = now
+        self.state = state
+        self.transactions = transactions
+        self.binding = binding
+        self.settings = settings
+        self.signatures = signatures
+        self.clock = clock
+        self.effects = Effects()
+        self.actions: list[Action] = []
+        self._calls: list[str] = []
+        self._persist = persist
+
+    # ---- what the receipt kinds ask -------------------------------------------------------------
+
+    @property
+    def case_text(self) -> str:
+        """The full ftReceiptCase as the error texts show it."""
+        return f"{self.request.receipt_case & 0xFFFF_FFFF_FFFF_FFFF:X}"
+
+    @property
+    def training(self) -> bool:
+        return bool(self.flags & ReceiptFlag.TRAINING)
+
+    def open_transaction(self, reference: str) -> OpenTransactionRow | None:
+        """The open transaction of a reference, with what this receipt already did to it."""
+        if reference in self.effects.open:
+            return self.effects.open[reference]
+        return self.transactions.open.get(reference)
+
+    def open_transactions(self) -> list[OpenTransactionRow]:
+        """All open transactions of the queue, oldest number first."""
+        merged = {**self.transactions.open, **self.effects.open}
+        return sorted(
+            (row for row in merged.values() if row is not None), key=lambda row: row.TransactionNumber
+        )
+
+    def persist(self) -> None:
+        """Make the effects so far durable now, ahead of the answer."""
+        self._persist(self)
+
+    @property
+    def calls(self) -> str | None:
+        """What the TSE did for this receipt, for the journal's own check: ``S7:13:<ticks> F7:14:<ticks>``."""
+        return " ".join(self._calls) or None
+
+    # ---- TSE primitives -------------------------------------------------------------------------
+
+    def start(self, reference: str, *, implicit: bool = False) -> StartTransactionResponse:
+        """TX-START: begin a transaction and note it as open."""
+        response = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
+        self.note_open(reference, response, implicit=implicit)
+        return response
+
+    def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
+        """Begin a transaction on behalf of a queue item."""
+        response = self.binding.scu.start_transaction(
+            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry),
+            self.deadline(),
+        )
+        self._calls.append(
+            f"S{response.transaction_number}:{response.signature_data.signature_counter}"
+            f":{response.time_stamp}"
+        )
+        return response
+
+    def note_open(self, reference: str, start: StartTransactionResponse, *, implicit: bool = False) -> None:
+        self.effects.open[reference] = OpenTransactionRow(
+            self.state.queue_no,
+            reference,
+            start.transaction_number,
+            start.time_stamp,
+            start.signature_data.signature_base64,
+            self.binding.scu_id,
+            1 if implicit else 0,
+        )
+
+    def update(self, number: int) -> UpdateTransactionResponse:
+        """TX-UPDATE with empty processType and processData, as DSFinV-K Anhang I wants it."""
+        response = self.binding.scu.update_transaction(
+            UpdateTransactionRequest(
+                client_id=self.state.cash_box_identification,
+                transaction_number=number,
+                queue_item_id=self.item_id,
+            ),
+            self.deadline(),
+        )
+        self._calls.append(f"U{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
+        return response
+
+    def finish(
+        self,
+        number: int,
+        process_type: str,
+        process_data_base64: str,
+        *,
+        item_id: str | None = None,
+        client_id: str | None = None,
+        is_retry: bool = False,
+    ) -> FinishTransactionResponse:
+        """Finish a transaction on the TSE; which open row that closes is the caller's knowledge."""
+        response = self.binding.scu.finish_transaction(
+            FinishTransactionRequest(
+                client_id=client_id or self.state.cash_box_identification,
+                transaction_number=number,
+                process_type=process_type,
+                process_data_base64=process_data_base64,
+                queue_item_id=item_id or self.item_id,
+                is_retry=is_retry,
+            ),
+            self.deadline(),
+        )
+        self._calls.append(f"F{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
+        return response
+
+    def implicit_transaction(
+        self, reference: str, process_type: str, process_data_base64: str
+    ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
+        """TX-IMPL: start and finish back to back. If the finish fails, the open row stays as an orphan."""
+        start = self.start(reference, implicit=True)
+        finish = self.finish(start.transaction_number, process_type, process_data_base64)
+        self.effects.open[reference] = None
+        return start, finish
+
+    def abort(self, number: int) -> FinishTransactionResponse:
+        """Finish a transaction that will have no receipt, as AVBelegabbruch with zeros."""
+        return self.finish(number, "Kassenbeleg-V1", ABORTED_BASE64)
+
+    def tse_info(self) -> TseInfo:
+        return self.binding.tse_info(self.deadline())
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.settings.scu_timeout_ms / 1000)
+
+    def special_transaction(self) -> tuple[StartTransactionResponse, FinishTransactionResponse, str]:
+        """TX-IMPL of a special function: SonstigerVorgang with the case's fixed text."""
+        text = texts.SONSTIGER_VORGANG[self.case]
+        start, finish = self.implicit_transaction(
+            self.reference, "SonstigerVorgang", base64.b64encode(text.encode()).decode()
+        )
+        return start, finish, text
+
+    def special_signatures(
+        self, start: StartTransactionResponse, finish: FinishTransactionResponse, process_data: str
+    ) -> list[SignaturItem]:
+        """SIG-TX of a transaction this receipt started itself."""
+        return self.signatures.transaction(
+            start.signature_data.signature_base64,
+            finish,
+            start_time(finish, start.time_stamp),
+            self.binding.certification_id,
+            process_data,
+        )
+
+
+ABORTED_BASE64 = base64.b64encode(texts.ABORTED_TRANSACTION.encode()).decode()
+
+SPECIAL_CASES = frozenset(
+    {
+        ReceiptCase.ZERO,
+        ReceiptCase.INITIAL_OPERATION,
+        ReceiptCase.OUT_OF_OPERATION,
+        ReceiptCase.MONTHLY_CLOSING,
+        ReceiptCase.YEARLY_CLOSING,
+        ReceiptCase.DAILY_CLOSING,
+        ReceiptCase.INITIATE_SCU_SWITCH,
+        ReceiptCase.FINISH_SCU_SWITCH,
+        ReceiptCase.MIGRATION,
+    }
+)
+
+
+def start_time(finish: FinishTransactionResponse, known: int) -> int:
+    """Start of the transaction in ticks: the TSE's own value, else what the queue noted at the start."""
+    stamp = finish.start_transaction_time_stamp
+    return known if stamp is None else stamp
