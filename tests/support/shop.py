@@ -1,0 +1,180 @@
+"""A small shop for tests: one host on the software TSE, with a clock and a TSE that can be made to fail."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from fiskal import clock as clocks
+from fiskal.clock import TICKS_PER_SECOND
+from fiskal.germany.codes import DE
+from fiskal.host import config as configs
+from fiskal.host.middleware import Middleware
+from fiskal.scu.contract import Scu
+from fiskal.scu.software import open_software_tse
+
+IMPLICIT = 0x1_0000_0000
+TRAINING = 0x2_0000
+CASH = DE | 0x01
+
+
+class StepClock:
+    """Starts at a fixed moment and moves on a millisecond at every look."""
+
+    def __init__(self, start: int = clocks.from_unix(1_700_000_000)) -> None:
+        self.ticks = start
+
+    def __call__(self) -> int:
+        self.ticks += 10_000
+        return self.ticks
+
+    def advance(self, seconds: float) -> None:
+        self.ticks += int(seconds * TICKS_PER_SECOND)
+
+
+class FaultyScu:
+    """Passes every call on, unless told to fail it before or after the TSE has executed it."""
+
+    def __init__(self, scu: Scu) -> None:
+        self.scu = scu
+        self.calls: list[str] = []
+        self.requests: list[Any] = []
+        self._before: list[tuple[str, Exception]] = []
+        self._after: list[tuple[str, Exception]] = []
+        self.down: Exception | None = None
+
+    def fail_before(self, method: str, error: Exception) -> None:
+        self._before.append((method, error))
+
+    def fail_after(self, method: str, error: Exception) -> None:
+        self._after.append((method, error))
+
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        target = getattr(self.scu, method)
+
+        def call(*args: Any) -> Any:
+            self.calls.append(method)
+            self.requests.append(args[0] if args else None)
+            if self.down is not None:
+                raise self.down
+            self._raise(self._before, method)
+            result = target(*args)
+            self._raise(self._after, method)
+            return result
+
+        return call
+
+    @staticmethod
+    def _raise(faults: list[tuple[str, Exception]], method: str) -> None:
+        for index, (name, error) in enumerate(faults):
+            if name == method:
+                del faults[index]
+                raise error
+
+    def close(self) -> None:
+        self.scu.close()
+
+
+class Shop:
+    """One queue on one software TSE. ``answer`` is the parsed response of the last receipt."""
+
+    def __init__(self, folder: Path, *, start: bool = True, settings: Any = None) -> None:
+        self.folder = folder
+        self.clock = StepClock()
+        if not (folder / configs.FILE_NAME).exists():
+            config = configs.new_config(client_id="POS-1")
+            if settings is not None:
+                config.queues[0].settings = settings
+            configs.save(folder, config)
+        self.open()
+        if start:
+            self.send(0x03)
+
+    def open(self) -> None:
+        config = configs.load(self.folder)
+        self.scu_id = config.scus[0].id
+        self.tse = FaultyScu(open_software_tse(self.folder / "scu" / self.scu_id, clock=self.clock))
+        scus: dict[str, Any] = {self.scu_id: self.tse}
+        self.middleware = Middleware(config, self.folder, scus=scus, clock=self.clock)
+        self.config = config
+        self.queue_id = config.queues[0].id
+
+    def reopen(self) -> None:
+        self.close()
+        self.open()
+
+    def close(self) -> None:
+        self.middleware.close()
+
+    # ---- requests ---------------------------------------------------------------------------------
+
+    def request(self, case: int, reference: str | None = "R-1", **members: Any) -> dict[str, Any]:
+        if case not in (0x08, 0x09, 0x0A, 0x0B) and "flow" not in members:
+            case |= IMPLICIT
+        members.pop("flow", None)
+        return {
+            "ftCashBoxID": self.config.cash_box_id,
+            "cbTerminalID": "T1",
+            "cbReceiptReference": reference,
+            "cbReceiptMoment": "2023-11-14T22:13:20Z",
+            "cbChargeItems": [],
+            "cbPayItems": [],
+            "ftReceiptCase": DE | case,
+            **members,
+        }
+
+    def send(self, case: int, reference: str | None = "R-1", **members: Any) -> dict[str, Any]:
+        """Sign a receipt, implicit unless it is a transaction step or ``flow='explicit'``."""
+        return self.post(self.request(case, reference, **members))
+
+    def post(self, request: dict[str, Any]) -> Any:
+        return json.loads(self.middleware.sign_json(json.dumps(request).encode()))
+
+    def sale(self, reference: str = "R-1", amount: str = "7.50", **members: Any) -> dict[str, Any]:
+        items = [
+            {
+                "Quantity": 1,
+                "Description": "Ware",
+                "Amount": float(amount),
+                "VATRate": 19,
+                "ftChargeItemCase": DE | 0x01,
+            }
+        ]
+        pays = [{"Quantity": 1, "Description": "Bar", "Amount": float(amount), "ftPayItemCase": CASH}]
+        return self.send(
+            members.pop("case", 0x01), reference, cbChargeItems=items, cbPayItems=pays, **members
+        )
+
+    # ---- looking ----------------------------------------------------------------------------------
+
+    @property
+    def row(self) -> Any:
+        return self.middleware.store.queue(self.queue_id)
+
+    def journal(self, journal_type: int, *args: int) -> Any:
+        text = b"".join(self.middleware.journal(journal_type, *args))
+        return json.loads(text, parse_float=Decimal)
+
+    def open_references(self) -> list[str]:
+        return [row.cbReceiptReference for row in self.middleware.store.open_transactions(self.row.queue_no)]
+
+    def actions(self) -> list[str]:
+        return [row.Message for row in self.middleware.store.iter_actions(self.queue_id)]
+
+    def open_on_tse(self) -> list[int]:
+        return self.tse.scu.get_tse_info().current_started_transaction_numbers
+
+
+def captions(response: dict[str, Any]) -> list[str]:
+    return [item["Caption"] for item in response["ftSignatures"]]
+
+
+def data_of(response: dict[str, Any], caption: str) -> str:
+    (found,) = [item["Data"] for item in response["ftSignatures"] if item["Caption"] == caption]
+    return str(found)
+
+
+__all__ = ["CASH", "DE", "IMPLICIT", "TRAINING", "FaultyScu", "Shop", "StepClock", "captions", "data_of"]
