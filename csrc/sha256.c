@@ -1,7 +1,5 @@
 /* SHA-256 (FIPS 180-4 section 6.2) with the CPU's SHA instructions where present, and the receipt chain. */
-#include "fiskal.h"
-
-#include <string.h>
+#include "internal.h"
 
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))
 #define FK_SHA_X86 1
@@ -220,4 +218,13 @@ int fk_chain_hash(const uint8_t *previous, const uint8_t *journal_id, int64_t mo
     memcpy(at, request_hash, 32);
     memcpy(at + 32, response_hash, 32);
     return fk_sha256(input, (size_t)(at + 64 - input), out);
+}
+
+int fk_complete(const uint8_t *previous, const uint8_t *journal_id, int64_t moment_ticks, int64_t number,
+                const uint8_t *request_hash, const uint8_t *response, size_t response_length, fk_completed *out) {
+    fk_sha256(response, response_length, out->response_hash);
+    fk_chain_hash(previous, journal_id, moment_ticks, number, request_hash, out->response_hash, out->chain_hash);
+    base64_encode(out->response_hash, 32, out->response_hash_base64);
+    base64_encode(out->chain_hash, 32, out->chain_hash_base64);
+    return FK_OK;
 }
