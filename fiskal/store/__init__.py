@@ -1,0 +1,43 @@
+"""Journals and state: the Store interface, its SQLite implementation and one that stores nothing."""
+
+from __future__ import annotations
+
+import os
+
+from fiskal.store.interface import (
+    ActionRow,
+    AnswerRow,
+    Change,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    QueueItemRow,
+    QueueRow,
+    ReceiptRow,
+    ScuRow,
+    Store,
+    StoredItem,
+)
+from fiskal.store.null import NullStore
+from fiskal.store.sqlite import SqliteStore
+
+__all__ = [
+    "ActionRow",
+    "AnswerRow",
+    "Change",
+    "FailedTransactionRow",
+    "NullStore",
+    "OpenTransactionRow",
+    "QueueItemRow",
+    "QueueRow",
+    "ReceiptRow",
+    "ScuRow",
+    "SqliteStore",
+    "Store",
+    "StoredItem",
+    "open_store",
+]
+
+
+def open_store(path: str | os.PathLike[str], *, create: bool = True) -> Store:
+    """Open the store at ``path``; with ``create`` a missing one is made. Raises StoreError."""
+    return SqliteStore(path, create=create)

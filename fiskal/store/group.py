@@ -1,0 +1,196 @@
+"""Group commit: callers that wait at the same time share one flush of the disk.
+
+Every caller queues a ticket. Who finds no leader leads: it takes all tickets that wait, writes them as one batch,
+opens the gates of their callers and hands the role to the first who came meanwhile. There is no background thread,
+and no gate opens before the disk answered. The gates are raw locks; an Event or Condition costs several of them.
+
+An interrupt (KeyboardInterrupt) can hit a caller between any two of its steps. Whoever holds a duty then does it
+first and raises afterwards, so every step that follows an interrupt can be repeated without harm.
+"""
+
+from __future__ import annotations
+
+from _thread import LockType, allocate_lock
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from fiskal.errors import StoreError
+from fiskal.store.interface import Change
+from fiskal.store.writer import BadChange, Writer
+
+MAX_BATCH_CHANGES: Final = 256
+"""Changes of one batch; who comes later waits for the next."""
+
+_INTERRUPT_POLL_S: Final = 0.01
+"""How often an interrupted caller looks whether its ticket is settled."""
+
+_LEADER: Final = "leader"
+
+
+class _Ticket:
+    """One waiting change. ``settled`` is set before the gate opens; ``error`` then says how it ended."""
+
+    __slots__ = ("change", "error", "gate", "settled")
+
+    def __init__(self, change: Change) -> None:
+        self.change = change
+        self.gate: LockType = allocate_lock()
+        self.gate.acquire()
+        self.error: StoreError | None = None
+        self.settled = False
+
+    def wake(self) -> None:
+        try:
+            self.gate.release()
+        except RuntimeError:
+            pass  # Open already: waking twice is harmless.
+
+
+class GroupCommit:
+    """Commits changes of many threads through the one :class:`Writer` that ``open_writer`` opens.
+
+    After a disk error the writer is closed; the next batch opens a new one, so that the store works again
+    as soon as the disk does.
+    """
+
+    def __init__(self, open_writer: Callable[[], Writer]) -> None:
+        self._open_writer = open_writer
+        self._writer: Writer | None = open_writer()
+        self._tickets: deque[_Ticket] = deque()
+        # dict.setdefault takes the role atomically *and* says who has it, which a lock could not.
+        self._role: dict[str, _Ticket] = {}
+        self._closed = False
+        self._writing: list[_Ticket] = []
+
+    def commit(self, change: Change) -> None:
+        """Return when ``change`` is on the disk. StoreError: nothing of it is."""
+        ticket = _Ticket(change)
+        role = self._role
+        try:
+            # Nothing can interrupt between the line above and the return of append.
+            self._tickets.append(ticket)
+            if role.setdefault(_LEADER, ticket) is not ticket:
+                ticket.gate.acquire()
+            if role.get(_LEADER) is ticket:
+                self._lead(ticket)
+        except BaseException:
+            self._do_duty(ticket)
+            raise
+        if ticket.error is not None:
+            raise ticket.error
+
+    def close(self) -> None:
+        """Wait for the batch that is being written, refuse all later ones, close the writer."""
+        self._closed = True
+        try:
+            self.commit(Change())
+        except StoreError:
+            pass  # The refusal. Whoever leads from now on refuses as well and leaves the writer alone.
+        self._close_writer()
+
+    def _do_duty(self, ticket: _Ticket) -> None:
+        """After an interrupt: see the ticket settled, leading if it comes to that, whatever else interrupts."""
+        while True:
+            try:
+                while not ticket.settled and self._role.setdefault(_LEADER, ticket) is not ticket:
+                    ticket.gate.acquire(timeout=_INTERRUPT_POLL_S)
+                if self._role.get(_LEADER) is ticket:
+                    self._lead(ticket)
+            except BaseException:
+                continue
+            return
+
+    def _lead(self, ticket: _Ticket) -> None:
+        """Write what waits, then hand the role on."""
+        tickets = self._tickets
+        batch: list[_Ticket] = []
+        try:
+            while tickets and len(batch) < MAX_BATCH_CHANGES:
+                batch.append(tickets[0])
+                tickets.popleft()
+            self._settle(batch)
+        finally:
+            self._finish(ticket, batch)
+
+    def _settle(self, batch: list[_Ticket]) -> None:
+        """Write ``batch``; if one of its changes is bad, each alone, so that only the bad ones fail."""
+        error: StoreError | BadChange | None = None
+        if self._closed:
+            error = StoreError("the store is closed")
+        else:
+            try:
+                if self._writer is None:
+                    self._writer = self._open_writer()
+                self._writing = batch
+                self._writer.write([ticket.change for ticket in batch])
+            except BadChange as bad:
+                self._writing = []
+                if len(batch) > 1:
+                    for ticket in batch:
+                        self._settle([ticket])
+                    return
+                error = bad
+            except StoreError as failed:
+                self._writing = []
+                self._close_writer()
+                error = failed
+        for ticket in batch:
+            if error is not None:
+                # One exception each: threads that raise the same object would share its traceback.
+                ticket.error = StoreError(str(error))
+                ticket.error.__cause__ = error.__cause__
+            ticket.settled = True
+        self._writing = []
+
+    def _finish(self, ticket: _Ticket, batch: list[_Ticket]) -> None:
+        """Open the gates and hand the role on, however the batch ended and whatever interrupts."""
+        try:
+            self._release(ticket, batch)
+        except BaseException:
+            while True:
+                try:
+                    self._release(ticket, batch)
+                    break
+                except BaseException:
+                    continue
+            raise
+
+    def _release(self, ticket: _Ticket, batch: list[_Ticket]) -> None:
+        """Every step of this can be repeated from the start."""
+        if self._writing:
+            # An interrupt left the write. What it had stored is settled, the rest waits again.
+            if self._writer is not None and self._writer.stored:
+                for written in self._writing:
+                    written.settled = True
+            self._writing = []
+        ticket.settled = True
+        tickets = self._tickets
+        while batch:
+            last = batch[-1]
+            if last.settled:
+                if last is not ticket:
+                    last.wake()
+            elif not tickets or tickets[0] is not last:
+                tickets.appendleft(last)
+            batch.pop()
+        role = self._role
+        while True:
+            leader = role.get(_LEADER)
+            if leader is ticket:
+                if tickets:
+                    role[_LEADER] = tickets[0]
+                else:
+                    del role[_LEADER]
+            elif leader is None and tickets:
+                # Somebody came while the role was still taken, and waits.
+                role.setdefault(_LEADER, ticket)
+            else:
+                break
+        if leader is not None:
+            leader.wake()
+
+    def _close_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()

@@ -1,0 +1,71 @@
+"""A store that keeps nothing: what remains is what the middleware itself costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fiskal.store.interface import (
+    ActionRow,
+    Change,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    QueueItemRow,
+    QueueRow,
+    ReceiptRow,
+    ScuRow,
+    StoredItem,
+)
+
+
+class NullStore:
+    """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
+
+    def commit(self, change: Change) -> None:
+        """Return at once."""
+
+    def queues(self) -> list[QueueRow]:
+        return []
+
+    def queue(self, queue_id: str) -> QueueRow | None:
+        return None
+
+    def scus(self) -> list[ScuRow]:
+        return []
+
+    def open_transactions(self, queue_no: int) -> list[OpenTransactionRow]:
+        return []
+
+    def failed_starts(self, queue_no: int) -> list[FailedTransactionRow]:
+        return []
+
+    def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
+        return []
+
+    def item(self, queue_item_id: str) -> StoredItem | None:
+        return None
+
+    def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
+        return []
+
+    def items_by_reference(
+        self, queue_no: int, reference: str, terminal: str | None, limit: int
+    ) -> list[StoredItem]:
+        return []
+
+    def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
+        return iter(())
+
+    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
+        return iter(())
+
+    def iter_receipts(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ReceiptRow]:
+        return iter(())
+
+    def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]:
+        return iter(())
+
+    def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]:
+        return iter(())
+
+    def close(self) -> None:
+        pass

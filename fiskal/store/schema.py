@@ -1,0 +1,201 @@
+"""The tables of a SQLite store and how they came to be.
+
+Every journal table is append-only under its own ``id``: rows of all queues land on the right edge of the same
+B-tree, so a group commit of many queues fills few pages. (Clustering the rows by queue splits pages in the
+middle of the tree instead; it cost three times the WAL bytes and the time.) A UNIQUE index over the queue and
+its number finds them again. Moments are .NET ticks in INTEGER, amounts exact decimal TEXT, GUIDs TEXT.
+
+The schema changes only by adding a function to :data:`MIGRATIONS`. What was applied is recorded in the table
+``fiskal_migration``, in the transaction that applied it.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from fiskal.errors import StoreError
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+APPLICATION_ID: Final = 0x66_73_6B_6C
+"""``fskl`` in the header of the file: what tells a fiskal store from any other SQLite database."""
+
+Migration = Callable[["Database"], None]
+
+MIGRATION_TABLE: Final = "fiskal_migration"
+
+
+def _table(
+    db: Database, name: str, columns: str, *, optional: str = "", pk: str | tuple[str, ...] = "id"
+) -> None:
+    """Create a STRICT table. ``columns`` are ``name:type`` words; every one not in ``optional`` is NOT NULL."""
+    types: dict[str, Any] = {"int": int, "str": str, "bytes": bytes}
+    parsed = {word.split(":")[0]: types[word.split(":")[1]] for word in columns.split()}
+    keys = {pk} if isinstance(pk, str) else set()
+    not_null = set(parsed) - set(optional.split()) - keys
+    db.table(name).create(parsed, pk=pk, not_null=not_null, strict=True)
+
+
+def _create_journals(db: Database) -> None:
+    """Version 1: the state of the queues, the journals, the transaction tables."""
+    _table(
+        db,
+        "ftQueue",
+        "queue_no:int ftQueueId:str ftCashBoxId:str ftCurrentRow:int ftQueuedRow:int ftReceiptNumerator:int"
+        " ftReceiptTotalizer:str ftReceiptHash:str StartMoment:int StopMoment:int CountryCode:str Timeout:int"
+        " TimeStamp:int ftSignaturCreationUnitDEId:str CashBoxIdentification:str SSCDFailCount:int"
+        " SSCDFailMoment:int SSCDFailQueueItemId:str UsedFailedCount:int UsedFailedMomentMin:int"
+        " UsedFailedMomentMax:int UsedFailedQueueItemId:str DailyClosingNumber:int DeTimeStamp:int",
+        optional="ftReceiptHash StartMoment StopMoment ftSignaturCreationUnitDEId SSCDFailMoment"
+        " SSCDFailQueueItemId UsedFailedMomentMin UsedFailedMomentMax UsedFailedQueueItemId",
+        pk="queue_no",
+    )
+    db.table("ftQueue").create_index(["ftQueueId"], index_name="ftQueue_id", unique=True)
+
+    _table(
+        db,
+        "ftQueueItem",
+        "id:int queue_no:int ftQueueRow:int ftQueueItemId:str ftQueueMoment:int ftQueueTimeout:int"
+        " cbReceiptMoment:int cbTerminalID:str cbReceiptReference:str country:str version:str request:str"
+        " requestHash:str TimeStamp:int ProcessingVersion:str request_raw_sha256:bytes",
+        optional="cbTerminalID cbReceiptReference request_raw_sha256",
+    )
+    items = db.table("ftQueueItem")
+    items.create_index(["queue_no", "ftQueueRow"], index_name="ftQueueItem_row", unique=True)
+    items.create_index(["ftQueueItemId"], index_name="ftQueueItem_id", unique=True)
+    items.create_index(["queue_no", "cbReceiptReference"], index_name="ftQueueItem_reference")
+
+    _table(
+        db,
+        "ftQueueItemAnswer",
+        "id:int queue_no:int ftQueueRow:int ftWorkMoment:int ftDoneMoment:int response:str responseHash:str"
+        " TimeStamp:int",
+    )
+    answers = db.table("ftQueueItemAnswer")
+    answers.create_index(["queue_no", "ftQueueRow"], index_name="ftQueueItemAnswer_row", unique=True)
+    # TimeStamp leads so that all queues append to one page; queue_no follows so that a journal of one queue
+    # skips the entries of the others inside the index.
+    answers.create_index(["TimeStamp", "queue_no"], index_name="ftQueueItemAnswer_TimeStamp")
+
+    _table(
+        db,
+        "ftReceiptJournal",
+        "id:int queue_no:int ftReceiptNumber:int ftReceiptJournalId:str ftReceiptMoment:int ftReceiptTotal:str"
+        " ftQueueItemId:str ftReceiptHash:str TimeStamp:int",
+    )
+    receipts = db.table("ftReceiptJournal")
+    receipts.create_index(["queue_no", "ftReceiptNumber"], index_name="ftReceiptJournal_number", unique=True)
+    receipts.create_index(["TimeStamp", "queue_no"], index_name="ftReceiptJournal_TimeStamp")
+
+    _table(
+        db,
+        "ftActionJournal",
+        "id:int ftActionJournalId:str ftQueueId:str ftQueueItemId:str Moment:int Priority:int Type:str"
+        " Message:str DataBase64:str DataJson:str TimeStamp:int",
+        optional="Type DataBase64 DataJson",
+    )
+    actions = db.table("ftActionJournal")
+    actions.create_index(["ftActionJournalId"], index_name="ftActionJournal_id", unique=True)
+    actions.create_index(["ftQueueId", "TimeStamp"], index_name="ftActionJournal_TimeStamp")
+    actions.create_index(["Type", "Moment"], index_name="ftActionJournal_Type")
+
+    _table(
+        db,
+        "OpenTransaction",
+        "queue_no:int cbReceiptReference:str TransactionNumber:int StartMoment:int"
+        " StartTransactionSignatureBase64:str scu_id:str implicit:int",
+        pk=("queue_no", "cbReceiptReference"),
+    )
+    for name in ("FailedStartTransaction", "FailedFinishTransaction"):
+        _table(
+            db,
+            name,
+            "queue_no:int cbReceiptReference:str TransactionNumber:int Moment:int ftQueueItemId:str"
+            " CashBoxIdentification:str Request:str scu_id:str",
+            optional="TransactionNumber",
+            pk=("queue_no", "cbReceiptReference"),
+        )
+    _table(
+        db,
+        "ftSignaturCreationUnitDE",
+        "ftSignaturCreationUnitDEId:str Url:str TimeStamp:int TseInfoJson:str Mode:int"
+        " ModeConfigurationJson:str",
+        optional="TseInfoJson ModeConfigurationJson",
+        pk="ftSignaturCreationUnitDEId",
+    )
+    # For people and their SQL: ftQueueItem as the journal shows it, in the order of its columns there.
+    db.create_view(
+        "ftQueueItemJournal",
+        "SELECT i.ftQueueItemId, q.ftQueueId, i.ftQueueRow, i.ftQueueMoment, i.ftQueueTimeout, a.ftWorkMoment,"
+        " a.ftDoneMoment, i.cbReceiptMoment, i.cbTerminalID, i.cbReceiptReference, i.country, i.version,"
+        " i.request, i.requestHash, a.response, a.responseHash,"
+        " coalesce(a.TimeStamp, i.TimeStamp) AS TimeStamp, i.ProcessingVersion"
+        " FROM ftQueueItem AS i LEFT JOIN ftQueue AS q ON q.queue_no = i.queue_no"
+        " LEFT JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow",
+    )
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals,)
+"""Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
+
+
+def version_of(connection: sqlite3.Connection, path: str) -> int:
+    """The schema version of an open database; 0 for an empty file. StoreError if it is no fiskal store."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if objects == 0:
+        return 0
+    if application_id != APPLICATION_ID:
+        raise StoreError(
+            f"{path} is a SQLite database but not a fiskal store; give the path of another file, it was not"
+            " touched"
+        )
+    (version,) = connection.execute(f"SELECT coalesce(max(version), 0) FROM {MIGRATION_TABLE}").fetchone()
+    return int(version)
+
+
+def migrate(
+    connection: sqlite3.Connection, path: str, migrations: Sequence[Migration] = MIGRATIONS
+) -> list[int]:
+    """Bring the database to the newest version, all in one transaction; the versions applied.
+
+    ``connection`` is in autocommit mode (``isolation_level=None``). An up-to-date database is only read.
+    A store written by a newer fiskal is refused with StoreError.
+    """
+    version = version_of(connection, path)
+    if version > len(migrations):
+        raise StoreError(
+            f"{path} has schema version {version}, this fiskal knows up to {len(migrations)}; install the"
+            " fiskal that wrote it, or a newer one"
+        )
+    if version == len(migrations):
+        return []
+    # Only needed on this path, and it takes longer to import than a store takes to open.
+    from sqlite_utils import Database
+
+    # sqlite-utils joins a transaction that is already open: its own blocks become savepoints and its DDL is
+    # not committed. Its insert methods committed behind the caller's back before version 4, so the record is
+    # written with plain SQL.
+    db = Database(connection, recursive_triggers=False, execute_plugins=False)
+    applied = []
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version == 0:
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.table(MIGRATION_TABLE).create({"version": int, "name": str, "applied_at": str}, pk="version")
+        for number, migration in enumerate(migrations[version:], version + 1):
+            migration(db)
+            connection.execute(
+                f"INSERT INTO {MIGRATION_TABLE} VALUES (?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))",
+                (number, migration.__name__.lstrip("_")),
+            )
+            applied.append(number)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return applied

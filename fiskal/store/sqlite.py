@@ -1,0 +1,413 @@
+"""The embedded store: one SQLite file in WAL mode, with ``synchronous=FULL``.
+
+One connection writes (:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals are
+append-only, so a reader needs no long transaction for a consistent picture: it notes the last row when it starts
+and pages up to it with short queries, and however slowly it is consumed it never keeps the WAL from shrinking.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from fiskal.errors import StoreError
+from fiskal.store.group import GroupCommit
+from fiskal.store.interface import (
+    ActionRow,
+    AnswerRow,
+    Change,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    QueueItemRow,
+    QueueRow,
+    ReceiptRow,
+    ScuRow,
+    StoredItem,
+)
+from fiskal.store.lock import FileLock
+from fiskal.store.schema import migrate, version_of
+from fiskal.store.writer import Writer, store_error
+
+BUSY_TIMEOUT_MS: Final = 5000
+"""How long a statement waits for a foreign program that locks the file, before it is a StoreError."""
+
+CHECKPOINT_PAGES: Final = 4000
+"""The WAL is copied into the file when it has so many pages (16 MB)."""
+
+WAL_LIMIT_BYTES: Final = 64 << 20
+"""A WAL that a burst made larger is cut back to this."""
+
+CACHE_KIB: Final = 32 << 10
+"""Page cache of the writing connection."""
+
+PAGE_ROWS: Final = 100
+"""Rows an iterator holds in memory."""
+
+IDLE_READERS: Final = 8
+"""Read connections kept open; under more concurrent reads further ones come and go."""
+
+_MAX_INTEGER: Final = (1 << 63) - 1
+
+_ITEM: Final = ", ".join(f"i.{name}" for name in QueueItemRow._fields)
+_ANSWER: Final = ", ".join(f"a.{name}" for name in AnswerRow._fields)
+_ITEM_WIDTH: Final = len(QueueItemRow._fields)
+_STORED: Final = (
+    f"SELECT {_ITEM}, {_ANSWER} FROM ftQueueItem AS i"
+    " LEFT JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow"
+)
+_UNANSWERED: Final = (
+    " FROM ftQueueItem AS i WHERE i.queue_no = :queue_no AND i.ftQueueRow >"
+    " coalesce((SELECT ftCurrentRow FROM ftQueue WHERE queue_no = :queue_no), 0)"
+    " AND NOT EXISTS (SELECT 1 FROM ftQueueItemAnswer AS a"
+    " WHERE a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow)"
+)
+
+
+def _fields(row: Any) -> str:
+    return ", ".join(row._fields)
+
+
+def _by_time(columns: str, source: str, queue: str, prefix: str = "") -> str:
+    """A page of a journal in TimeStamp order: values are queue, last id, last TimeStamp, keyset, limit."""
+    stamp, key = f"{prefix}TimeStamp", f"{prefix}id"
+    return (
+        f"SELECT {stamp}, {key}, {columns} FROM {source} WHERE {prefix}{queue} = ? AND {key} <= ?"
+        f" AND {stamp} <= ? AND ({stamp}, {key}) > (?, ?) ORDER BY {stamp}, {key} LIMIT ?"
+    )
+
+
+# The index is named because the planner, knowing no statistics, might sort a whole queue for every page.
+_ANSWERED_BY_TIME: Final = _by_time(
+    f"{_ITEM}, {_ANSWER}",
+    "ftQueueItemAnswer AS a INDEXED BY ftQueueItemAnswer_TimeStamp CROSS JOIN ftQueueItem AS i"
+    " ON i.queue_no = a.queue_no AND i.ftQueueRow = a.ftQueueRow",
+    "queue_no",
+    "a.",
+)
+_RECEIPTS_BY_TIME: Final = _by_time(
+    _fields(ReceiptRow), "ftReceiptJournal INDEXED BY ftReceiptJournal_TimeStamp", "queue_no"
+)
+_ACTIONS_BY_TIME: Final = _by_time(
+    _fields(ActionRow), "ftActionJournal INDEXED BY ftActionJournal_TimeStamp", "ftQueueId"
+)
+
+
+def _stored_item(columns: Sequence[Any]) -> StoredItem:
+    answer = columns[_ITEM_WIDTH:]
+    return StoredItem(
+        QueueItemRow._make(columns[:_ITEM_WIDTH]), AnswerRow._make(answer) if answer[0] is not None else None
+    )
+
+
+class _Range(NamedTuple):
+    """A journal range as (first TimeStamp, last TimeStamp, number of rows)."""
+
+    first: int
+    last: int
+    count: int
+
+    @classmethod
+    def of(cls, from_ticks: int, to_ticks: int) -> _Range:
+        if to_ticks > 0:
+            return cls(from_ticks, to_ticks, _MAX_INTEGER)
+        return cls(from_ticks, _MAX_INTEGER, -to_ticks if to_ticks < 0 else _MAX_INTEGER)
+
+
+class SqliteStore:
+    """Implements Store in the SQLite file ``path``, which it keeps locked against other processes.
+
+    ``create`` makes a missing file; without it a missing file is a StoreError. Opening brings an older schema up
+    to date. Raises StoreError if the file is not a fiskal store, was written by a newer fiskal, is damaged, locked
+    by another process or not writable.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+        self.path = Path(path).absolute()
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._closed = False
+        if not create and not self.path.exists():
+            raise StoreError(f"there is no store at {self.path}; create it, or correct the path")
+        self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
+        try:
+            self._group = GroupCommit(self._open_writer)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def commit(self, change: Change) -> None:
+        """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
+
+        One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does not
+        know what a restart will find. After a StoreError read back what the store has (:meth:`queue`,
+        :meth:`item`) before going on. The same holds for a KeyboardInterrupt, which is raised only after the
+        batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
+        those that share its batch.
+        """
+        self._group.commit(change)
+
+    def close(self) -> None:
+        """Wait for the commit that is being written, then close. Later calls raise StoreError."""
+        if self._closed:
+            return
+        self._closed = True
+        self._group.close()
+        while self._idle_readers:
+            self._idle_readers.pop().close()
+        self._lock.release()
+
+    def __enter__(self) -> SqliteStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # State
+
+    def queues(self) -> list[QueueRow]:
+        """All queues, by ``queue_no``."""
+        return self._rows(QueueRow, "ftQueue ORDER BY queue_no")
+
+    def queue(self, queue_id: str) -> QueueRow | None:
+        """The queue with this ftQueueId, None if there is none."""
+        rows = self._rows(QueueRow, "ftQueue WHERE ftQueueId = ?", (queue_id,))
+        return rows[0] if rows else None
+
+    def scus(self) -> list[ScuRow]:
+        """All SCUs, by id."""
+        return self._rows(ScuRow, "ftSignaturCreationUnitDE ORDER BY ftSignaturCreationUnitDEId")
+
+    def open_transactions(self, queue_no: int) -> list[OpenTransactionRow]:
+        """The open transactions of a queue, oldest TransactionNumber first."""
+        where = "OpenTransaction WHERE queue_no = ? ORDER BY TransactionNumber, cbReceiptReference"
+        return self._rows(OpenTransactionRow, where, (queue_no,))
+
+    def failed_starts(self, queue_no: int) -> list[FailedTransactionRow]:
+        """The starts that failed, oldest Moment first."""
+        return self._failed("FailedStartTransaction", queue_no)
+
+    def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
+        """The finishes that failed, oldest Moment first."""
+        return self._failed("FailedFinishTransaction", queue_no)
+
+    # Items
+
+    def item(self, queue_item_id: str) -> StoredItem | None:
+        """The item with this ftQueueItemId, None if there is none."""
+        rows = self._query(f"{_STORED} WHERE i.ftQueueItemId = ?", (queue_item_id,))
+        return _stored_item(rows[0]) if rows else None
+
+    def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
+        """Items a crash left without an answer, in row order.
+
+        Looks only at rows beyond the ``ftCurrentRow`` of the queue, so it costs the same for any history.
+        """
+        sql = f"SELECT {_ITEM}{_UNANSWERED} ORDER BY i.ftQueueRow"
+        return [QueueItemRow._make(row) for row in self._query(sql, {"queue_no": queue_no})]
+
+    def items_by_reference(
+        self, queue_no: int, reference: str, terminal: str | None, limit: int
+    ) -> list[StoredItem]:
+        """Answered items of a cbReceiptReference (and terminal, unless None or empty), newest first.
+
+        Newest is the highest row: clocks may step back, rows do not.
+        """
+        sql = (
+            f"SELECT {_ITEM}, {_ANSWER} FROM ftQueueItem AS i INDEXED BY ftQueueItem_reference"
+            " JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow"
+            " WHERE i.queue_no = ? AND i.cbReceiptReference = ? AND (? OR i.cbTerminalID = ?)"
+            " ORDER BY i.id DESC LIMIT ?"
+        )
+        values = (queue_no, reference, not terminal, terminal, max(limit, 0))
+        return [_stored_item(row) for row in self._query(sql, values)]
+
+    def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
+        """The items as they were when this was called, by TimeStamp, in constant memory.
+
+        The TimeStamp of an item is that of its answer, of the item itself while it has none. ``to_ticks`` > 0:
+        from <= TimeStamp <= to; 0: from <= TimeStamp; < 0: the first ``-to_ticks`` items with from <= TimeStamp.
+        """
+        span = _Range.of(from_ticks, to_ticks)
+        # One statement, hence one moment: the last answer, and beside it the items that had none then.
+        rows = self._query(
+            "SELECT i.TimeStamp, i.id, (SELECT max(id) FROM ftQueueItemAnswer)"
+            f"{_UNANSWERED} UNION ALL SELECT NULL, NULL, (SELECT max(id) FROM ftQueueItemAnswer)",
+            {"queue_no": queue_no},
+        )
+        last_answer = rows[0][2] or 0
+        unanswered = sorted(
+            row[:2] for row in rows if row[1] is not None and span.first <= row[0] <= span.last
+        )
+        answered = self._pages_by_time(_ANSWERED_BY_TIME, queue_no, span, last_answer)
+        return islice(self._merge(answered, unanswered), span.count)
+
+    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
+        """The items present when this was called, by ftQueueRow, in constant memory."""
+        rows = self._query("SELECT max(ftQueueRow) FROM ftQueueItem WHERE queue_no = ?", (queue_no,))
+        sql = (
+            f"{_STORED} WHERE i.queue_no = ? AND i.ftQueueRow > ? AND i.ftQueueRow <= ?"
+            " ORDER BY i.ftQueueRow LIMIT ?"
+        )
+        return map(_stored_item, self._pages_by_number(sql, queue_no, rows[0][0] or 0))
+
+    # Journals
+
+    def iter_receipts(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ReceiptRow]:
+        """Receipt journal by TimeStamp; ranges, order and snapshot as in :meth:`iter_items`."""
+        span = _Range.of(from_ticks, to_ticks)
+        last = self._last_id("ftReceiptJournal")
+        return (
+            ReceiptRow._make(row[2:]) for row in self._pages_by_time(_RECEIPTS_BY_TIME, queue_no, span, last)
+        )
+
+    def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]:
+        """Receipt journal by ftReceiptNumber, as it was when this was called."""
+        rows = self._query(
+            "SELECT max(ftReceiptNumber) FROM ftReceiptJournal WHERE queue_no = ?", (queue_no,)
+        )
+        sql = (
+            f"SELECT {_fields(ReceiptRow)} FROM ftReceiptJournal WHERE queue_no = ? AND ftReceiptNumber > ?"
+            " AND ftReceiptNumber <= ? ORDER BY ftReceiptNumber LIMIT ?"
+        )
+        return map(ReceiptRow._make, self._pages_by_number(sql, queue_no, rows[0][0] or 0))
+
+    def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]:
+        """Action journal by TimeStamp; ranges, order and snapshot as in :meth:`iter_items`."""
+        span = _Range.of(from_ticks, to_ticks)
+        last = self._last_id("ftActionJournal")
+        return (
+            ActionRow._make(row[2:]) for row in self._pages_by_time(_ACTIONS_BY_TIME, queue_id, span, last)
+        )
+
+    # Reading
+
+    def _failed(self, table: str, queue_no: int) -> list[FailedTransactionRow]:
+        where = f"{table} WHERE queue_no = ? ORDER BY Moment, cbReceiptReference"
+        return self._rows(FailedTransactionRow, where, (queue_no,))
+
+    def _rows(self, row: Any, from_where: str, values: Sequence[Any] = ()) -> list[Any]:
+        return [row._make(found) for found in self._query(f"SELECT {_fields(row)} FROM {from_where}", values)]
+
+    def _last_id(self, table: str) -> int:
+        return self._query(f"SELECT max(id) FROM {table}")[0][0] or 0
+
+    def _merge(
+        self, answered: Iterator[tuple[Any, ...]], unanswered: list[tuple[int, int]]
+    ) -> Iterator[StoredItem]:
+        """Weave the few (TimeStamp, id) of ``unanswered`` into the rows of ``_ANSWERED_BY_TIME``."""
+        waiting = deque(unanswered)
+        for row in answered:
+            while waiting and waiting[0][0] < row[0]:
+                yield self._unanswered(waiting.popleft()[1])
+            yield _stored_item(row[2:])
+        while waiting:
+            yield self._unanswered(waiting.popleft()[1])
+
+    def _unanswered(self, item_id: int) -> StoredItem:
+        """The item as it was without an answer, whatever it has by now."""
+        rows = self._query(f"SELECT {_ITEM} FROM ftQueueItem AS i WHERE i.id = ?", (item_id,))
+        return StoredItem(QueueItemRow._make(rows[0]), None)
+
+    def _pages_by_time(
+        self, sql: str, queue: int | str, span: _Range, last_id: int
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows of ``sql``, which begin with TimeStamp and id, up to ``last_id``."""
+        after = (span.first, -1)
+        left = span.count
+        while left > 0:
+            limit = min(PAGE_ROWS, left)
+            rows = self._query(sql, (queue, last_id, span.last, *after, limit))
+            yield from rows
+            if len(rows) < limit:
+                return
+            left -= limit
+            after = rows[-1][:2]
+
+    def _pages_by_number(self, sql: str, queue_no: int, last: int) -> Iterator[tuple[Any, ...]]:
+        """Rows of ``sql``, whose second column is the number they are ordered by, up to ``last``."""
+        after = -1
+        while True:
+            rows = self._query(sql, (queue_no, after, last, PAGE_ROWS))
+            yield from rows
+            if len(rows) < PAGE_ROWS:
+                return
+            after = rows[-1][1]
+
+    def _query(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement on a read connection, which sees one moment of the store."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        try:
+            reader = self._idle_readers.pop()
+        except IndexError:
+            reader = self._open_reader()
+        try:
+            rows = reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            reader.close()
+            raise store_error(error, str(self.path), "read") from error
+        except BaseException:
+            reader.close()
+            raise
+        if len(self._idle_readers) < IDLE_READERS and not self._closed:
+            self._idle_readers.append(reader)
+        else:
+            reader.close()
+        return rows
+
+    # Connections
+
+    def _open_reader(self) -> sqlite3.Connection:
+        return self._connect("mode=ro", ("query_only = ON",))
+
+    def _open_writer(self) -> Writer:
+        connection = self._connect(
+            "mode=rwc",
+            (
+                # A foreign file is refused before the first pragma that would write to it.
+                "temp_store = MEMORY",
+                f"cache_size = -{CACHE_KIB}",
+                # Journals are never deleted and hold no secrets from each other.
+                "secure_delete = OFF",
+            ),
+        )
+        try:
+            version_of(connection, str(self.path))
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            if mode != "wal":
+                raise StoreError(f"{self.path} lies on a file system without WAL; put it on a local disk")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+            migrate(connection, str(self.path))
+            return Writer(connection, str(self.path))
+        except sqlite3.Error as error:
+            connection.close()
+            raise store_error(error, str(self.path), "open") from error
+        except BaseException:
+            connection.close()
+            raise
+
+    def _connect(self, mode: str, pragmas: Sequence[str]) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                f"{self.path.as_uri()}?{mode}",
+                uri=True,
+                timeout=BUSY_TIMEOUT_MS / 1000,
+                isolation_level=None,
+                check_same_thread=False,
+                cached_statements=256,
+            )
+        except sqlite3.Error as error:
+            raise store_error(error, str(self.path), "open") from error
+        try:
+            for pragma in pragmas:
+                connection.execute(f"PRAGMA {pragma}")
+        except sqlite3.Error as error:
+            connection.close()
+            raise store_error(error, str(self.path), "open") from error
+        return connection
