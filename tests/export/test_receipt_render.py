@@ -46,9 +46,13 @@ def open_png(data: bytes) -> Image.Image:
 
 
 def columns(line: str) -> int:
-    """An independent count: wide characters take two columns, combining ones none."""
+    """An independent count: wide characters take two columns, combining ones and variation selectors none."""
     return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        0
+        if unicodedata.category(char) in ("Mn", "Me")
+        else 2
+        if unicodedata.east_asian_width(char) in "WF"
+        else 1
         for char in line
     )
 
