@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fiskal.errors import FiskalError
-from fiskal.tse._native import plain_signature as plain_signature
 
 _OID_PREFIX: Final = bytes.fromhex("04007f0007010104")
 
@@ -124,9 +123,7 @@ def _curve(curve: ec.EllipticCurve, order: str, hash_text: str) -> Curve:
 
 
 CURVES: Final = (
-    _curve(
-        ec.SECP256R1(), "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551", "SHA256"
-    ),
+    _curve(ec.SECP256R1(), "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551", "SHA256"),
     _curve(
         ec.BrainpoolP256R1(), "a9fb57dba1eea9bc3e660a909d838d718c397aa3b561a6f7901e0e82974856a7", "SHA256"
     ),
