@@ -123,7 +123,7 @@ class SignatureCheck:
     def _holds(self, variant: Variant, statement: Statement, signature: bytes) -> bool:
         try:
             tbs = self._build(variant, statement)
-        except CoreError:
+        except (CoreError, UnicodeEncodeError):
             return False  # for instance a year that UTCTime cannot hold
         return any(
             verify(key, self._algorithm, tbs, signature, accept_der=self._accept_der) for key in self._keys
