@@ -265,11 +265,10 @@ def _is_torn(tail: bytes) -> bool:
     A process that dies leaves the beginning of a record; a machine may leave zeros in place of bytes that did
     not reach the disk. Behind it there is never a whole record.
     """
-    if not tail.strip(b"\0"):
-        return True
-    if not tail.startswith(MAGIC[: len(tail)]):
+    begun = tail.rstrip(b"\0")
+    if not begun.startswith(MAGIC[: len(begun)]):
         return False
-    if len(tail) < _FRAME.size:
+    if len(begun) < _FRAME.size or len(tail) < _FRAME.size:
         return True
     length = _FRAME.unpack_from(tail)[1]
     if not _HEAD.size <= length <= MAX_BODY:

@@ -51,7 +51,7 @@ from fiskal.tse._native import (
     time_tlv,
 )
 from fiskal.tse.algorithms import Curve, curve_by_name, point_of, serial_of_point
-from fiskal.tse.certificates import Chain, create_test_chain, load_chain
+from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
 from fiskal.tse.logmessage import parse
 
 log = logging.getLogger(__name__)
@@ -643,7 +643,7 @@ def _credentials(directory: Path, description: Description) -> tuple[ec.Elliptic
     try:
         key = serialization.load_pem_private_key((directory / "key.pem").read_bytes(), None)
         chain = load_chain([(directory / "chain.pem").read_bytes()])
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, CertificateError) as error:
         raise records.damaged(f"Key or certificates in {directory} cannot be read: {error}.") from error
     if (
         not isinstance(key, ec.EllipticCurvePrivateKey)
