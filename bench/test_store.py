@@ -1,7 +1,7 @@
 """What a commit costs: ``pytest bench/test_store.py --benchmark-enable``.
 
-``python bench/test_store.py [threads] [receipts]`` measures how many receipts (two commits each) threads that sell
-at the same time store per second.
+``python bench/test_store.py [threads] [receipts]`` measures how many receipts (two commits each) threads that
+sell at the same time store per second.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def accepted(no: int, row: int) -> Change:
     change = Change()
     change.items.append(
         QueueItemRow(
-            no, row, str(uuid.uuid4()), MOMENT, 1500, MOMENT, "T1", f"R-{no}-{row}", "DE", "v1", REQUEST, HASH,
-            MOMENT + row, "1.0", None,
+            no, row, str(uuid.uuid4()), MOMENT, 1500, MOMENT, "T1", f"R-{no}-{row}", "DE", "v1", REQUEST,
+            HASH, MOMENT + row, "1.0", None,
         )
     )  # fmt: skip
     change.queues.append(_queue(no, row - 1))
