@@ -2,9 +2,9 @@
 
 Under the GIL every step of a statement gives the interpreter away and queues for it again, so that a busy
 process pays for the *number* of statements, not for their work. Therefore all rows of a batch go through one
-``INSERT`` into a temporary view, whose triggers put each row where it belongs, in the order given. One statement
-outside a transaction is a transaction of its own: it locks, writes, flushes the WAL and lets go inside one call,
-and no interrupt can ever find a transaction open.
+``INSERT`` into a temporary view, whose triggers put each row where it belongs, in the order given. One
+statement outside a transaction is a transaction of its own: it locks, writes, flushes the WAL and lets go
+inside one call, and no interrupt can ever find a transaction open.
 """
 
 from __future__ import annotations
@@ -56,8 +56,14 @@ class BadChange(Exception):
     """A change that cannot be stored whatever the disk does; the database is as before."""
 
 
-def store_error(error: sqlite3.Error, path: str, doing: str) -> StoreError:
+DAMAGE: Final = (sqlite3.Error, UnicodeDecodeError)
+"""What an access to a file can raise; sqlite3 decodes messages too, which may quote damage."""
+
+
+def store_error(error: Exception, path: str, doing: str) -> StoreError:
     """What to tell the caller of a failed access to ``path``: what happened and what to do."""
+    if isinstance(error, UnicodeDecodeError):
+        return StoreError(f"could not {doing} {path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} ({error})")
     code = getattr(error, "sqlite_errorcode", None)
     advice = _ADVICE.get(code & 0xFF) if code is not None else None
     name = getattr(error, "sqlite_errorname", type(error).__name__)
@@ -111,7 +117,9 @@ _KINDS: Final[tuple[tuple[str, str], ...]] = (
     ("failed_finishes", _replace("FailedFinishTransaction", FailedTransactionRow)),
     ("scus", _replace("ftSignaturCreationUnitDE", ScuRow)),
 )
-"""What a row can be: the list of a change that has such rows, and the statement that stores one. Order matters."""
+"""What a row can be: the list of a change that has such rows, and the statement that stores one.
+
+The order is that in which a change is carried out."""
 
 _NO_KIND: Final = -1
 _PADDING: Final = tuple((None,) * (_WIDTH - used) for used in range(_WIDTH + 1))
@@ -178,25 +186,29 @@ class Writer:
         # An interrupt raised between SQLite's success and the next bytecode: only SQLite knows.
         return self.connection.total_changes != self._changes_before
 
+    def forget(self) -> None:
+        """Let ``stored`` speak of the next write and no longer of the last one."""
+        self._finished = False
+        self._changes_before = None
+
     def write(self, changes: Sequence[Change]) -> None:
         """Store all of ``changes`` in order, or nothing, with one flush.
 
-        BadChange if one of them cannot be stored, StoreError if the disk could not take them.
+        Call :meth:`forget` before. BadChange if one of them cannot be stored, StoreError if the disk could
+        not take them.
         """
-        self._finished = False
-        self._changes_before = None
         try:
             values, rows = _flatten(changes)
             if rows <= MAX_STATEMENT_ROWS:
                 self._write_one(values, rows)
             else:
                 self._write_many(values, rows)
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             if isinstance(error, _BAD_CHANGE):
-                raise BadChange(str(error)) from error
+                raise BadChange(f"the change cannot be stored: {error}") from error
             raise store_error(error, self._path, "write to") from error
         except Exception as error:  # A row of the wrong shape, a number beyond 64 bits, a lone surrogate.
-            raise BadChange(f"{type(error).__name__}: {error}") from error
+            raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
         self._finished = True
 
     def close(self) -> None:
@@ -223,7 +235,7 @@ class Writer:
                 part = values[start : start + step]
                 self.connection.execute(_statement(len(part) // (_WIDTH + 1)), part)
             self.connection.execute("COMMIT")
-        except sqlite3.Error:
+        except Exception:
             self._changes_before = None
             if self.connection.in_transaction:
                 self.connection.execute("ROLLBACK")
