@@ -425,8 +425,8 @@ def prepare(
 
     ``data`` is JSON in the tolerant dialect of the interface. ``strict`` refuses or repairs what DSFinV-K
     does not allow; ``historic_rates`` sorts "unknown VAT" items with 19, 16, 7, 5, 10.7 or 5.5 % into the
-    column of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the items
-    themselves is left to :meth:`Prepared.payload_error`, so that the identity of the request stays readable.
+    column of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the
+    items themselves is left to :meth:`Prepared.payload_error`, so that the identity stays readable.
     """
     size = len(data)
     if size > MAX_REQUEST_BYTES:
