@@ -73,12 +73,9 @@ from fiskal.tse.verify import SignatureCheck, Statement
 
 log = logging.getLogger(__name__)
 
-<<<<<<< HEAD
-=======
 MAX_QUEUE_ITEM_ID_CHARACTERS: Final = 64
 """A GUID has 36; longer ones are refused."""
 
->>>>>>> tse
 _NEVER: Final = float("-inf")
 _T = TypeVar("_T")
 
@@ -270,11 +267,8 @@ class ScuCore:
         number: int,
         deadline: Deadline | None,
     ) -> Signed:
-<<<<<<< HEAD
-=======
         if len(request.queue_item_id) > MAX_QUEUE_ITEM_ID_CHARACTERS:
             raise ClientError("INVALID_QUEUE_ITEM_ID", "QueueItemId is no GUID.")
->>>>>>> tse
         call = Call(
             op,
             request.client_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,14 @@ from tests.support.shop import IMPLICIT, Shop
 DOWN = Unreachable("CONNECT_FAILED", "nobody answers")
 
 PROTECTED = {
-    "ftQueueItem": ("ftQueueRow", "cbReceiptMoment", "cbTerminalID", "cbReceiptReference", "request", "requestHash"),
+    "ftQueueItem": (
+        "ftQueueRow",
+        "cbReceiptMoment",
+        "cbTerminalID",
+        "cbReceiptReference",
+        "request",
+        "requestHash",
+    ),
     "ftQueueItemAnswer": ("ftQueueRow", "response", "responseHash"),
     "ftReceiptJournal": (
         "ftReceiptNumber",
@@ -46,9 +52,7 @@ def fill(shop: Shop) -> None:
     shop.send(0x02, "Z-1")
     shop.sale("E-3", flow="explicit")
     shop.send(0x08, "E-4")
-    shop.post(
-        shop.request(0x0B | IMPLICIT, "", ftReceiptCaseData='{"CurrentStartedTransactionNumbers":[7]}')
-    )
+    shop.post(shop.request(0x0B | IMPLICIT, "", ftReceiptCaseData='{"CurrentStartedTransactionNumbers":[7]}'))
     shop.sale("L-1", case=0x1_0001)
     shop.send(0x07, "D-1")
     with pytest.raises(Exception, match="No transactionnumber"):
@@ -57,13 +61,13 @@ def fill(shop: Shop) -> None:
 
 
 @pytest.fixture(scope="module")
-def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def journal(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("shop")
     shop = Shop(folder)
     fill(shop)
     queue_id = shop.queue_id
     shop.close()
-    yield folder / STORE_NAME, queue_id
+    return folder / STORE_NAME, queue_id
 
 
 def check(journal: tuple[Path, str]) -> JournalReport:

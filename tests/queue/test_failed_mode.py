@@ -232,4 +232,3 @@ def test_lost_answer_of_a_finish_is_fetched_not_signed_again(shop: Shop) -> None
     assert len(zero["ftSignatures"]) == 31
     after = shop.tse.scu.get_tse_info().current_number_of_signatures
     assert after - before == 2  # the zero receipt's own start and finish, nothing else
-

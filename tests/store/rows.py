@@ -75,7 +75,9 @@ def item(no: int = 1, row: int = 1, **changes: object) -> QueueItemRow:
 
 
 def answer(no: int = 1, row: int = 1, **changes: object) -> AnswerRow:
-    made = AnswerRow(no, row, START + row, START + row + 2, '{"ok":"ß"}', "r" * 44, START + 10 * row + 5)
+    made = AnswerRow(
+        no, row, START + row, START + row + 2, '{"ok":"ß"}', "r" * 44, START + 10 * row + 5, f"S{row}:1:2"
+    )
     return made._replace(**changes)  # type: ignore[arg-type]
 
 

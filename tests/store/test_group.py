@@ -93,7 +93,7 @@ def test_a_bad_change_fails_alone(store: SqliteStore, monkeypatch: pytest.Monkey
     def work(number: int) -> None:
         batches.writing.wait() if number else None
         bad = number in (3, 8)
-        store.commit(change(answers=[answer(number, 99)]) if bad else accepted(number, 1))
+        store.commit(change(items=[item(number, 1, request=None)]) if bad else accepted(number, 1))
 
     errors = run_threads(work, 16)
     assert [type(error) for error in errors] == [StoreError, StoreError]

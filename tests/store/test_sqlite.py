@@ -95,7 +95,7 @@ def test_an_empty_change_is_fine(store: SqliteStore) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        change(answers=[answer(1, 99)]),
+        change(answers=[answer(1, 1)]),
         change(items=[item(1, 1, ftQueueItemId="another")]),
         change(items=[item(1, 77)]),
         change(items=[item(1, 2, request=None)]),

@@ -96,15 +96,10 @@ class RecordLog:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self._durable = durable
-<<<<<<< HEAD
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags, 0o600)
-=======
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise damaged(f"{path} is missing: its signatures have been lost.") from error
->>>>>>> tse
         self.end = os.fstat(self._fd).st_size
         """Where the next record will lie."""
 
@@ -172,13 +167,6 @@ class RecordLog:
         return record
 
     def records(self, offset: int = 0) -> Iterator[Record]:
-<<<<<<< HEAD
-        """Read the records from ``offset`` to the end there was at the call.
-
-        Raises ``Misconfigured`` LOG_DAMAGED at the first record that does not read.
-        """
-        end = self.end
-=======
         """Read the records from ``offset`` to the end there is now.
 
         Raises ``Misconfigured`` LOG_DAMAGED at the first record that does not read.
@@ -186,7 +174,6 @@ class RecordLog:
         return self._read_to(self.end, offset)
 
     def _read_to(self, end: int, offset: int) -> Iterator[Record]:
->>>>>>> tse
         with self.path.open("rb", buffering=_CHUNK) as file:
             file.seek(offset)
             while offset < end:
@@ -226,14 +213,9 @@ class RecordLog:
     def _cut(self, offset: int) -> None:
         with self.path.open("rb") as file:
             file.seek(offset)
-<<<<<<< HEAD
-            tail = file.read(_FRAME.size + MAX_BODY + 1)
-        if not _is_torn(tail):
-=======
             tail = file.read(_FRAME.size + MAX_BODY)
             more = bool(file.read(1))
         if more or not _is_torn(tail):
->>>>>>> tse
             raise damaged(
                 f"The record at byte {offset} of {self.path} is damaged, and it is not a torn last record."
             )
@@ -278,21 +260,6 @@ class RecordLog:
 
 
 def _is_torn(tail: bytes) -> bool:
-<<<<<<< HEAD
-    """True if ``tail``, which is no whole record, is what a process that died while writing left.
-
-    That is the beginning of one record (or zeros, where the machine died before the data reached the disk),
-    with no whole record behind it.
-    """
-    if not tail.strip(b"\0"):
-        return True
-    if len(tail) >= 4 and tail[:4] != MAGIC:
-        return False
-    if len(tail) < _FRAME.size:
-        return MAGIC.startswith(tail[:4]) or tail[:4] == MAGIC
-    length = _FRAME.unpack_from(tail)[1]
-    if not _HEAD.size <= length <= MAX_BODY or _FRAME.size + length <= len(tail):
-=======
     """True if ``tail``, which is no whole record, is what was left of the last one by a death while writing.
 
     A process that dies leaves the beginning of a record; a machine may leave zeros in place of bytes that did
@@ -308,7 +275,6 @@ def _is_torn(tail: bytes) -> bool:
         return False
     missing = _FRAME.size + length - len(tail)
     if missing < 0 or (missing == 0 and not tail.endswith(b"\0" * 16)):
->>>>>>> tse
         return False
     at = tail.find(MAGIC, 1)
     while at >= 0:

@@ -37,10 +37,6 @@ from fiskal.scu.software.folder import (
     Description,
     FolderLock,
     read_checkpoint,
-<<<<<<< HEAD
-    sync_folder,
-=======
->>>>>>> tse
     write_atomically,
     write_checkpoint,
 )
@@ -55,11 +51,7 @@ from fiskal.tse._native import (
     time_tlv,
 )
 from fiskal.tse.algorithms import Curve, curve_by_name, point_of, serial_of_point
-<<<<<<< HEAD
-from fiskal.tse.certificates import Chain, create_test_chain, load_chain
-=======
 from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
->>>>>>> tse
 from fiskal.tse.logmessage import parse
 
 log = logging.getLogger(__name__)
@@ -288,13 +280,8 @@ class SoftwareTse:
         if self._counter >= self._checkpoint_at:
             self._checkpoint()
 
-<<<<<<< HEAD
-    def _check_transaction(self, call: Call) -> tuple[bytes, bytes]:
-        """Refuse a call the TSE must not execute; return client id and process type as bytes."""
-=======
     def _check_transaction(self, call: Call) -> tuple[bytes, bytes, bytes]:
         """Refuse what the TSE must not execute; return client, process type and queue item as bytes."""
->>>>>>> tse
         if self._state is not TseStates.INITIALIZED:
             raise wrong_state(self._state)
         client_id = self._clients.get(call.client_id)
@@ -312,13 +299,6 @@ class SoftwareTse:
                 f"The process data has {len(call.process_data)} bytes, at most {MAX_PROCESS_DATA_BYTES} "
                 "are allowed.",
             )
-<<<<<<< HEAD
-        return client_id, call.process_type.encode()
-
-    def start(self, call: Call, deadline: Deadline | None) -> Signed:
-        counter = self._next_counter()
-        client_id, process_type = self._check_transaction(call)
-=======
         try:
             return client_id, call.process_type.encode(), call.queue_item_id.encode()
         except UnicodeEncodeError as error:
@@ -327,7 +307,6 @@ class SoftwareTse:
     def start(self, call: Call, deadline: Deadline | None) -> Signed:
         counter = self._next_counter()
         client_id, process_type, item = self._check_transaction(call)
->>>>>>> tse
         if len(self._open) >= self._max_open:
             raise TseRejected(
                 "TRANSACTION_LIMIT",
@@ -343,23 +322,13 @@ class SoftwareTse:
         digest = self._builder.transaction(
             LOG_START, client_id, call.process_data, process_type, number, counter, unix_ms
         )
-<<<<<<< HEAD
-        item = call.queue_item_id
-        offset, signature = self._commit(
-            records.OP_START, counter, number, unix_ms, 0, item.encode(), client_id, digest
-=======
         offset, signature = self._commit(
             records.OP_START, counter, number, unix_ms, 0, item, client_id, digest
->>>>>>> tse
         )
         self._number = number
         self._open[number] = (call.client_id, unix_ms)
         if item:
-<<<<<<< HEAD
-            self._remember((records.OP_START, call.client_id, item, 0), offset)
-=======
             self._remember((records.OP_START, call.client_id, call.queue_item_id, 0), offset)
->>>>>>> tse
         self._settle()
         return Signed(number, counter, _ticks(unix_ms), signature)
 
@@ -371,11 +340,7 @@ class SoftwareTse:
 
     def _continue(self, call: Call, operation: int, op: int) -> Signed:
         counter = self._next_counter()
-<<<<<<< HEAD
-        client_id, process_type = self._check_transaction(call)
-=======
         client_id, process_type, item = self._check_transaction(call)
->>>>>>> tse
         number = call.transaction_number
         opened = self._open.get(number)
         if opened is None:
@@ -385,22 +350,11 @@ class SoftwareTse:
         digest = self._builder.transaction(
             operation, client_id, call.process_data, process_type, number, counter, unix_ms
         )
-<<<<<<< HEAD
-        item = call.queue_item_id
-        offset, signature = self._commit(
-            op, counter, number, unix_ms, started_ms, item.encode(), client_id, digest
-        )
-        if op == records.OP_FINISH:
-            del self._open[number]
-        if item:
-            self._remember((op, call.client_id, item, number), offset)
-=======
         offset, signature = self._commit(op, counter, number, unix_ms, started_ms, item, client_id, digest)
         if op == records.OP_FINISH:
             del self._open[number]
         if item:
             self._remember((op, call.client_id, call.queue_item_id, number), offset)
->>>>>>> tse
         self._settle()
         return Signed(number, counter, _ticks(unix_ms), signature, _ticks(started_ms))
 
@@ -644,12 +598,8 @@ def _ticks(unix_ms: int) -> int:
 
 def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFormat, clock: Clock) -> None:
     """Make key, certificates and description. A folder with a log but no description is left alone."""
-<<<<<<< HEAD
-    if (directory / "messages.log").exists():
-=======
     log_path = directory / "messages.log"
     if log_path.exists() and log_path.stat().st_size > 0:
->>>>>>> tse
         raise records.damaged(f"{directory} holds a log, but no tse.json to it.")
     created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
         milliseconds=(clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
@@ -668,19 +618,12 @@ def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFo
         created_utc=created.isoformat(timespec="seconds"),
         notice=NOT_CERTIFIED_WARNING,
     )
-<<<<<<< HEAD
-=======
     log_path.touch(mode=0o600)
->>>>>>> tse
     write_atomically(directory / "key.pem", pem, 0o600)
     write_atomically(directory / "chain.pem", chain.pem)
     write_atomically(
         directory / "tse.json", msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
     )
-<<<<<<< HEAD
-    sync_folder(directory)
-=======
->>>>>>> tse
 
 
 def _description(directory: Path) -> Description:
@@ -700,11 +643,7 @@ def _credentials(directory: Path, description: Description) -> tuple[ec.Elliptic
     try:
         key = serialization.load_pem_private_key((directory / "key.pem").read_bytes(), None)
         chain = load_chain([(directory / "chain.pem").read_bytes()])
-<<<<<<< HEAD
-    except (OSError, ValueError, TypeError) as error:
-=======
     except (OSError, ValueError, TypeError, CertificateError) as error:
->>>>>>> tse
         raise records.damaged(f"Key or certificates in {directory} cannot be read: {error}.") from error
     if (
         not isinstance(key, ec.EllipticCurvePrivateKey)
