@@ -90,8 +90,8 @@ int fk_prepare(const uint8_t *json, size_t length, uint32_t options, uint32_t ma
 
     used = align(used);
     size_t item_count = r.charge_count + r.pay_count;
-    /* no text grows by more than its escapes, no item has more than these bytes of its own */
-    size_t needed = used + item_count * sizeof(fk_item) + 16 * length + 1024 * item_count + 8192;
+    /* every text at most: decoded twice, escaped in the canonical text (3), doubled in processData and Base64 (5) */
+    size_t needed = used + item_count * sizeof(fk_item) + 10 * length + 1024 * item_count + 8192;
     if (used + item_count * sizeof(fk_item) > capacity) return no_space(error, needed);
     fk_item *items = (fk_item *)(void *)(arena + used);
     writer w = {(char *)arena, used + item_count * sizeof(fk_item), capacity};
