@@ -276,13 +276,13 @@ _PAYLOAD_ERRORS: Final[dict[int, tuple[str, str, str]]] = {
     lib.FK_E_CURRENCY_MISSING: (
         "CURRENCY_DATA_MISSING",
         "ftPayItemCaseData must not be empty when using ftPayItemCase {case:x}.",
-        'send {{"CurrencyCode":"USD","ForeignCurrencyAmount":5.00}} as a JSON string',
+        'send {"CurrencyCode":"USD","ForeignCurrencyAmount":5.00} as a JSON string',
     ),
     lib.FK_E_CURRENCY_INVALID: (
         "CURRENCY_DATA_INVALID",
         "ftPayItemCaseData must contain a JSON object with 'ForeignCurrencyAmount' and 'CurrencyCode' "
         "when using ftPayItemCase {case:x}.",
-        'send {{"CurrencyCode":"USD","ForeignCurrencyAmount":5.00}} as a JSON string',
+        'send {"CurrencyCode":"USD","ForeignCurrencyAmount":5.00} as a JSON string',
     ),
     lib.FK_E_CURRENCIES: (
         "TOO_MANY_CURRENCIES",
@@ -404,7 +404,7 @@ class Prepared:
         if index >= 0:
             field = f"cbPayItems[{index}]" if is_pay else f"cbChargeItems[{index}]"
         case &= 0xFFFF_FFFF_FFFF_FFFF
-        return ReceiptRejected(code, message.format(case=case), field=field, hint=hint.format())
+        return ReceiptRejected(code, message.format(case=case), field=field, hint=hint)
 
 
 _unpack = struct.Struct("=39q32s32s44s4x").unpack
