@@ -21,8 +21,8 @@ mantissas = st.one_of(
     st.sampled_from([0, 1, LARGEST, LARGEST - 1, 2**64 - 1, 2**64, 2**63, 2**63 - 1]),
 )
 decimals = st.builds(
-    lambda mantissa, scale, negative: (
-        Decimal(mantissa).scaleb(-scale, EXACT) * (-1 if negative and mantissa else 1)
+    lambda mantissa, scale, negative: Decimal(
+        (int(negative and mantissa > 0), tuple(map(int, str(mantissa))), -scale)
     ),
     mantissas,
     st.integers(0, 28),

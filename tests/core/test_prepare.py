@@ -376,7 +376,7 @@ def test_text_that_outgrows_the_arena(size: int) -> None:
     assert prepared.process_data == f'1;"{description.replace(chr(34), chr(34) * 2)}";0.00'.encode()
 
 
-# ---- what the queue needs ------------------------------------------------------------------------------------
+# ---- what the queue needs -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

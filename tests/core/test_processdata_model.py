@@ -175,7 +175,7 @@ def test_order(charges: list[dict[str, Any]]) -> None:
         assert prepared.process_data == model_order(charges).encode()
 
 
-# ---- strict mode --------------------------------------------------------------------------------------------
+# ---- strict mode -----------------------------------------------------------------------------------------
 
 
 def charge(
@@ -293,7 +293,7 @@ def test_historic_rates_are_optional(rate: str, column: int) -> None:
     assert columns[column] == b"1.00"
 
 
-# ---- ftPayItemCaseData -----------------------------------------------------------------------------------------
+# ---- ftPayItemCaseData -----------------------------------------------------------------------------------
 
 
 def payment(case: int, data: str | None) -> core.Prepared:
