@@ -20,7 +20,7 @@ from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, ScuError, TseRejected
 from fiskal.scu.software import SoftwareTse, open_software_tse
-from fiskal.scu.software.log import MAX_BODY
+from fiskal.scu.software.log import MAX_BODY, Record
 from fiskal.tse.logmessage import parse
 
 
@@ -158,11 +158,14 @@ def test_checkpoints_while_running(tmp_path: Path, make_pos: Any, monkeypatch: p
     numbers = [pos.start().transaction_number for _ in range(30)]
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    replayed = []
+    replayed: list[Record] = []
     original = SoftwareTse._apply
-    monkeypatch.setattr(
-        SoftwareTse, "_apply", lambda self, record: (replayed.append(record), original(self, record))
-    )
+
+    def counting(self: SoftwareTse, record: Record) -> None:
+        replayed.append(record)
+        original(self, record)
+
+    monkeypatch.setattr(SoftwareTse, "_apply", counting)
     reopened = open_software_tse(copy)
     assert reopened.get_tse_info().current_started_transaction_numbers == numbers
     assert len(replayed) < 7
@@ -303,6 +306,7 @@ def test_an_open_tse_is_in_use(folder: Path) -> None:
     )
     assert run.stdout == "DEVICE_IN_USE\n"
     driver.close()
+    driver.close()
     SoftwareTse(folder).close()
 
 
@@ -322,7 +326,7 @@ def test_creation(tmp_path: Path) -> None:
     driver.close()
     for options in ({"curve": "secp256k1"}, {"log_version": 4}):
         with pytest.raises(FiskalError):
-            SoftwareTse(tmp_path / "bad", **options)  # type: ignore[arg-type]
+            SoftwareTse(tmp_path / "bad", **options)
 
 
 @pytest.mark.parametrize("name", ["tse.json", "key.pem", "chain.pem"])

@@ -153,6 +153,7 @@ class SoftwareTse:
             stack.callback(self._log.close)
             self._recover()
             self._resources = stack.pop_all()
+        self._closed = False
         log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
 
     # ---- state --------------------------------------------------------------------------------
@@ -582,11 +583,14 @@ class SoftwareTse:
         return self._chain
 
     def close(self) -> None:
-        """Write a checkpoint and give the folder free."""
-        if not self._in_doubt:
-            self._checkpoint()
-        self._log.sync()
-        self._resources.close()
+        """Write a checkpoint and give the folder free. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._resources:
+            self._log.sync()  # first: a checkpoint must not reach the disk before what it counts
+            if not self._in_doubt:
+                self._checkpoint()
 
 
 _PRINTABLE_STRING: Final = 0x13
