@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
@@ -346,6 +347,38 @@ def test_a_creation_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").unlink()
     SoftwareTse(tmp_path).close()
     assert counters(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in place of a folder")
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert code_of(lambda: SoftwareTse(tmp_path / "file" / "tse")) == "TSE_NOT_AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1', '"format": 2'),
+        ("secp256r1", "secp999"),
+        ("unixTime", "lunarTime"),
+        ('"log_version": 2', '"log_version": 5'),
+    ],
+)
+def test_a_description_of_something_else(folder: Path, old: str, new: str) -> None:
+    path = folder / "tse.json"
+    path.write_text(path.read_text().replace(old, new))
+    assert code_of(lambda: SoftwareTse(folder)) == "LOG_DAMAGED"
+
+
+def test_a_self_test_that_fails(folder: Path) -> None:
+    driver = SoftwareTse(folder)
+    driver.self_test(None)
+    driver._key = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(TseRejected) as caught:
+        driver.self_test(None)
+    assert caught.value.code == "SECURE_STATE"
+    driver.close()
+    driver.close()
 
 
 def test_messages_can_be_read_while_others_sign(folder: Path, make_pos: Any) -> None:
