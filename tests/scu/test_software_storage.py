@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, ScuError, TseRejected
 from fiskal.scu.software import SoftwareTse, open_software_tse
-from fiskal.scu.software.log import MAX_BODY
+from fiskal.scu.software.log import MAX_BODY, Record
 from fiskal.tse.logmessage import parse
 
 
@@ -158,11 +159,14 @@ def test_checkpoints_while_running(tmp_path: Path, make_pos: Any, monkeypatch: p
     numbers = [pos.start().transaction_number for _ in range(30)]
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    replayed = []
+    replayed: list[Record] = []
     original = SoftwareTse._apply
-    monkeypatch.setattr(
-        SoftwareTse, "_apply", lambda self, record: (replayed.append(record), original(self, record))
-    )
+
+    def counting(self: SoftwareTse, record: Record) -> None:
+        replayed.append(record)
+        original(self, record)
+
+    monkeypatch.setattr(SoftwareTse, "_apply", counting)
     reopened = open_software_tse(copy)
     assert reopened.get_tse_info().current_started_transaction_numbers == numbers
     assert len(replayed) < 7
@@ -303,6 +307,7 @@ def test_an_open_tse_is_in_use(folder: Path) -> None:
     )
     assert run.stdout == "DEVICE_IN_USE\n"
     driver.close()
+    driver.close()
     SoftwareTse(folder).close()
 
 
@@ -322,7 +327,7 @@ def test_creation(tmp_path: Path) -> None:
     driver.close()
     for options in ({"curve": "secp256k1"}, {"log_version": 4}):
         with pytest.raises(FiskalError):
-            SoftwareTse(tmp_path / "bad", **options)  # type: ignore[arg-type]
+            SoftwareTse(tmp_path / "bad", **options)
 
 
 @pytest.mark.parametrize("name", ["tse.json", "key.pem", "chain.pem"])
@@ -342,6 +347,38 @@ def test_a_creation_that_was_interrupted_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "checkpoint").unlink()
     SoftwareTse(tmp_path).close()
     assert counters(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a file in place of a folder")
+def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert code_of(lambda: SoftwareTse(tmp_path / "file" / "tse")) == "TSE_NOT_AVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"format": 1', '"format": 2'),
+        ("secp256r1", "secp999"),
+        ("unixTime", "lunarTime"),
+        ('"log_version": 2', '"log_version": 5'),
+    ],
+)
+def test_a_description_of_something_else(folder: Path, old: str, new: str) -> None:
+    path = folder / "tse.json"
+    path.write_text(path.read_text().replace(old, new))
+    assert code_of(lambda: SoftwareTse(folder)) == "LOG_DAMAGED"
+
+
+def test_a_self_test_that_fails(folder: Path) -> None:
+    driver = SoftwareTse(folder)
+    driver.self_test(None)
+    driver._key = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(TseRejected) as caught:
+        driver.self_test(None)
+    assert caught.value.code == "SECURE_STATE"
+    driver.close()
+    driver.close()
 
 
 def test_messages_can_be_read_while_others_sign(folder: Path, make_pos: Any) -> None:

@@ -192,6 +192,8 @@ class RecordLog:
         Raises ``Misconfigured`` LOG_DAMAGED if the file is shorter than ``offset``, or if something
         unreadable is not the torn tail that a dying process leaves.
         """
+        if self._durable:
+            os.fsync(self._fd)  # what is found here may be answered, so it has to be on the disk
         self.end = os.fstat(self._fd).st_size
         if offset > self.end:
             raise damaged(

@@ -50,7 +50,7 @@ from fiskal.tse._native import (
     plain_signature,
     time_tlv,
 )
-from fiskal.tse.algorithms import Curve, curve_by_name, point_of, serial_of_point
+from fiskal.tse.algorithms import Curve, KeyNotUsable, curve_by_name, point_of, serial_of_point
 from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
 from fiskal.tse.logmessage import parse
 
@@ -89,8 +89,8 @@ class SoftwareTse:
     without it answered signatures survive the death of the process, not that of the machine.
 
     Raises ``Misconfigured``: DEVICE_IN_USE, NOT_PERSONALISED (nothing there and not ``create``), LOG_DAMAGED
-    (also for unreadable key or certificates); :class:`ConfigurationError` for an unknown curve, version or
-    format.
+    (also for unreadable key or certificates), TSE_NOT_AVAILABLE (the disk refuses); and
+    :class:`fiskal.errors.ConfigurationError` for an unknown curve or version.
     """
 
     key_in_process = True
@@ -121,22 +121,22 @@ class SoftwareTse:
         self._checkpoint_every = checkpoint_every
         if log_version not in (2, 3):
             raise ConfigurationError(f"log_version is {log_version}; there are 2 and 3.")
-        if create:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        if not self.directory.is_dir():
-            raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
-        with contextlib.ExitStack() as stack:
+        try:
+            new_curve = curve_by_name(curve)
+        except KeyNotUsable as error:
+            raise ConfigurationError(str(error)) from error
+        with _disk_errors(self.directory), contextlib.ExitStack() as stack:
+            if create:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
             lock = FolderLock(self.directory / "lock")
             stack.callback(lock.release)
             if not (self.directory / "tse.json").exists():
                 if not create:
                     raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
-                _create(self.directory, curve_by_name(curve), log_version, time_format, clock)
-            self.description = _description(self.directory)
-            self._curve = curve_by_name(self.description.curve)
-            self._time_format = next(
-                (item for item in TimeFormat if item.text == self.description.time_format), TimeFormat.UNIX
-            )
+                _create(self.directory, new_curve, log_version, time_format, clock)
+            self.description, self._curve, self._time_format = _description(self.directory)
             self._resolution_ms = 1 if self._time_format is TimeFormat.GENERALIZED_MS else 1000
             self._key, self._chain = _credentials(self.directory, self.description)
             self._prehashed = ec.ECDSA(utils.Prehashed(self._curve.algorithm.hash))
@@ -153,6 +153,7 @@ class SoftwareTse:
             stack.callback(self._log.close)
             self._recover()
             self._resources = stack.pop_all()
+        self._closed = False
         log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
 
     # ---- state --------------------------------------------------------------------------------
@@ -168,13 +169,14 @@ class SoftwareTse:
         self._open: dict[int, tuple[str, int]] = dict(checkpoint.open)
         self._recent: dict[_Key, int] = {}
         self._older: dict[_Key, int] = {}
-        for record in self._log.recover(checkpoint.offset):
-            if record.counter != self._counter + 1:
-                raise records.damaged(
-                    f"Signature counter {record.counter} follows {self._counter} at byte {record.offset} "
-                    f"of {self._log.path}."
-                )
-            self._apply(record)
+        with _disk_errors(self.directory):
+            for record in self._log.recover(checkpoint.offset):
+                if record.counter != self._counter + 1:
+                    raise records.damaged(
+                        f"Signature counter {record.counter} follows {self._counter} at byte {record.offset} "
+                        f"of {self._log.path}."
+                    )
+                self._apply(record)
         self._checkpoint_at = checkpoint.counter + self._checkpoint_every
         self._in_doubt = False
 
@@ -582,14 +584,28 @@ class SoftwareTse:
         return self._chain
 
     def close(self) -> None:
-        """Write a checkpoint and give the folder free."""
-        if not self._in_doubt:
-            self._checkpoint()
-        self._log.sync()
-        self._resources.close()
+        """Write a checkpoint and give the folder free. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._resources:
+            self._log.sync()  # first: a checkpoint must not reach the disk before what it counts
+            if not self._in_doubt:
+                self._checkpoint()
 
 
 _PRINTABLE_STRING: Final = 0x13
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """What the disk refuses while a TSE is opened is for a person to put right."""
+    try:
+        yield
+    except OSError as error:
+        raise Misconfigured(
+            "TSE_NOT_AVAILABLE", f"The TSE is not available. {directory} cannot be used: {error}."
+        ) from error
 
 
 def _ticks(unix_ms: int) -> int:
@@ -626,16 +642,18 @@ def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFo
     )
 
 
-def _description(directory: Path) -> Description:
+def _description(directory: Path) -> tuple[Description, Curve, TimeFormat]:
+    """Read what the TSE is."""
+    path = directory / "tse.json"
     try:
-        description = msgspec.json.decode((directory / "tse.json").read_bytes(), type=Description)
-    except (OSError, msgspec.DecodeError) as error:
-        raise records.damaged(f"{directory / 'tse.json'} cannot be read: {error}.") from error
-    if description.format != FORMAT:
-        raise Misconfigured(
-            "LOG_DAMAGED", f"{directory} has format {description.format}; this version reads {FORMAT}."
-        )
-    return description
+        description = msgspec.json.decode(path.read_bytes(), type=Description)
+        curve = curve_by_name(description.curve)
+    except (OSError, msgspec.DecodeError, KeyNotUsable) as error:
+        raise records.damaged(f"{path} cannot be read: {error}") from error
+    time_format = next((item for item in TimeFormat if item.text == description.time_format), None)
+    if description.format != FORMAT or description.log_version not in (2, 3) or time_format is None:
+        raise records.damaged(f"{path} describes a TSE that this version cannot be.")
+    return description, curve, time_format
 
 
 def _credentials(directory: Path, description: Description) -> tuple[ec.EllipticCurvePrivateKey, Chain]:
