@@ -195,7 +195,8 @@ def parse_moment(text: str) -> int:
     data = text.encode()
     if lib.fk_moment_parse(data, len(data), scratch.ticks) != lib.FK_OK:
         raise ValueError(f"not a date and time: {text!r}")
-    return scratch.ticks[0]
+    ticks: int = scratch.ticks[0]
+    return ticks
 
 
 # ---- the request -----------------------------------------------------------------------------------------
@@ -410,8 +411,8 @@ _new = Prepared.__new__
 
 def _rejected(status: int, scratch: _Scratch) -> ReceiptRejected:
     code, message, hint = _PARSE_ERRORS[status]
-    field = bytes(ffi.string(scratch.error.path)).decode("ascii")
-    detail = bytes(ffi.string(scratch.error.detail)).decode("ascii")
+    field = ffi.string(scratch.error.path).decode("ascii")
+    detail = ffi.string(scratch.error.detail).decode("ascii")
     where = f" in {field}" if field else ""
     text = f"{message}{where} at byte {scratch.error.offset}: {detail}"
     return ReceiptRejected(code, text, field=field, hint=hint)
@@ -422,9 +423,9 @@ def prepare(
 ) -> Prepared:
     """Read a ReceiptRequest and return everything the queue needs to know about it.
 
-    ``data`` is JSON in the tolerant dialect of the interface. ``strict`` refuses or repairs what DSFinV-K does
-    not allow; ``historic_rates`` sorts "unknown VAT" items with 19, 16, 7, 5, 10.7 or 5.5 % into the column
-    of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the items
+    ``data`` is JSON in the tolerant dialect of the interface. ``strict`` refuses or repairs what DSFinV-K
+    does not allow; ``historic_rates`` sorts "unknown VAT" items with 19, 16, 7, 5, 10.7 or 5.5 % into the
+    column of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the items
     themselves is left to :meth:`Prepared.payload_error`, so that the identity of the request stays readable.
     """
     size = len(data)

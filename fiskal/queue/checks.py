@@ -24,7 +24,7 @@ def known_case(work: Work) -> None:
         raise ReceiptRejected(
             "UNKNOWN_RECEIPT_CASE",
             f"ReceiptCase {work.case_text} unknown. ProcessType {request.process_type}, "
-            f"ProcessData {request.process_data}",
+            f"ProcessData {work.process_data}",
             field="ftReceiptCase",
             hint="Use one of the cases 0x0000 to 0x0019 in the low 16 bits.",
         )
@@ -32,7 +32,7 @@ def known_case(work: Work) -> None:
 
 def payload(work: Work) -> None:
     """The processData could be built."""
-    error = work.request.payload_error
+    error = work.request.payload_error()
     if error is not None:
         raise error
 

@@ -34,7 +34,7 @@ def disabled_queue(work: Work, *, first: bool) -> Outcome:
 
 def late_signing(work: Work) -> Outcome:
     """Flag 0x10000: a receipt from the time the middleware was out of reach."""
-    state, moment = work.state, work.request.receipt_moment
+    state, moment = work.state, work.request.receipt_moment_ticks
     first = moment if state.used_failed_min is None else min(state.used_failed_min, moment)
     last = moment if state.used_failed_max is None else max(state.used_failed_max, moment)
     return Outcome(
@@ -51,7 +51,7 @@ def late_signing(work: Work) -> Outcome:
 
 def handwritten(work: Work) -> Outcome:
     """Flag 0x80000: a receipt written by hand while the register was down."""
-    return Outcome([signatures.handwritten(work.request.receipt_moment)])
+    return Outcome([signatures.handwritten(work.request.receipt_moment_ticks)])
 
 
 def failed(work: Work, error: ScuError | None = None) -> Outcome:
@@ -101,6 +101,6 @@ def _row(work: Work, number: int | None) -> FailedTransactionRow:
         work.clock(),
         work.item_id,
         work.state.cash_box_identification,
-        work.request.text,
+        work.request.canonical.decode(),
         work.binding.scu_id,
     )

@@ -126,12 +126,12 @@ class Queue:
             if request.receipt_case & ReceiptFlag.RECEIPT_REQUEST:
                 found = receipt_request.lookup(self._store, self._state.queue_no, request)
                 if found is not None:
-                    self._journal_found(found.item.ftQueueItemId, request.reference)
+                    self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
                     assert found.answer is not None  # the lookup only finds answered items
                     return found.answer.response.encode()
                 if self.settings.receipt_request_mode == 0:
                     return None
-                request = receipt_request.without_flag(request)
+                request = receipt_request.without_flag(request, strict=self.settings.process_data_strict)
             return self._process(request)
 
     def _process(self, request: Prepared) -> bytes:
@@ -171,16 +171,16 @@ class Queue:
             self._new_guid().text,
             now,
             self.settings.timeout_ms,
-            request.receipt_moment,
+            request.receipt_moment_ticks,
             request.terminal_id,
-            request.reference,
+            request.receipt_reference,
             country_name(request.receipt_case),
             "v1",
-            request.text,
+            request.canonical.decode(),
             request.request_hash_base64,
             now,
             PROCESSING_VERSION,
-            request.raw_sha256,
+            request.raw_hash,
         )
         change = Change()
         change.items.append(item)
@@ -247,7 +247,7 @@ class Queue:
         now = self._clock()
         journal_id = self._new_guid()
         number = state.receipt_numerator + 1
-        response_hash, chain_hash, chain_hash_base64 = complete(
+        _, response_hash, chain_hash, chain_hash_base64 = complete(
             state.receipt_hash, journal_id.bytes_le, now, number, request.request_hash, text
         )
         total = request.total

@@ -20,11 +20,11 @@ def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
     A candidate with the same case and moment is preferred; without one the newest with equal items counts.
     Receipts that ended in an error are passed over.
     """
-    wanted = decode_request(request.text.encode())
+    wanted = decode_request(request.canonical)
     key = _key(wanted)
     fallback: StoredItem | None = None
     for stored in store.items_by_reference(
-        queue_no, request.reference or "", request.terminal_id, CANDIDATES
+        queue_no, request.receipt_reference or "", request.terminal_id, CANDIDATES
     ):
         answer = stored.answer
         if answer is None or decode_response(answer.response.encode()).ft_state & 0xFFFF_FFFF == _ERROR:
@@ -34,7 +34,7 @@ def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
             continue
         if (
             candidate.ft_receipt_case & ~_FLAG == wanted.ft_receipt_case & ~_FLAG
-            and stored.item.cbReceiptMoment == request.receipt_moment
+            and stored.item.cbReceiptMoment == request.receipt_moment_ticks
         ):
             return stored
         if fallback is None:
@@ -42,11 +42,11 @@ def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
     return fallback
 
 
-def without_flag(request: Prepared) -> Prepared:
+def without_flag(request: Prepared, *, strict: bool) -> Prepared:
     """The same request as a new receipt: the stored text does not carry the flag."""
-    message = decode_request(request.text.encode())
+    message = decode_request(request.canonical)
     message.ft_receipt_case &= ~_FLAG
-    return prepare(encode_request(message), strict=request.strict)
+    return prepare(encode_request(message), strict=strict)
 
 
 def _key(request: ReceiptRequest) -> tuple[object, ...]:

@@ -141,6 +141,8 @@ class Work:
         "implicit",
         "item_id",
         "now",
+        "process_data",
+        "process_data_base64",
         "reference",
         "request",
         "settings",
@@ -167,7 +169,10 @@ class Work:
         self.case = receipt_case & 0xFFFF
         self.flags = receipt_case & 0xFFFF_FFFF_0000
         self.implicit = bool(receipt_case & ReceiptFlag.IMPLICIT_FLOW)
-        self.reference = request.reference or ""
+        self.reference = request.receipt_reference or ""
+        # a payload error is raised before anything below is used
+        self.process_data = (request.process_data or b"").decode()
+        self.process_data_base64 = request.process_data_base64 or ""
         self.item_id = item_id
         self.now = now
         self.state = state

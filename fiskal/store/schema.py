@@ -72,7 +72,8 @@ def _create_journals(db: Database) -> None:
         db,
         "ftQueueItemAnswer",
         "id:int queue_no:int ftQueueRow:int ftWorkMoment:int ftDoneMoment:int response:str responseHash:str"
-        " TimeStamp:int",
+        " TimeStamp:int tse_calls:str",
+        optional="tse_calls",
     )
     answers = db.table("ftQueueItemAnswer")
     answers.create_index(["queue_no", "ftQueueRow"], index_name="ftQueueItemAnswer_row", unique=True)

@@ -112,7 +112,7 @@ class Shop:
     # ---- requests ---------------------------------------------------------------------------------
 
     def request(self, case: int, reference: str | None = "R-1", **members: Any) -> dict[str, Any]:
-        if case not in (0x08, 0x09, 0x0A, 0x0B) and "flow" not in members:
+        if case & 0xFFFF not in (0x08, 0x09, 0x0A, 0x0B) and "flow" not in members:
             case |= IMPLICIT
         members.pop("flow", None)
         return {

@@ -23,7 +23,7 @@ def pos(work: Work) -> Outcome:
             work.reference,
         )
     suffix, items = _finish(work)
-    items.append(signatures.action_start(min(request.action_start, work.now)))
+    items.append(signatures.action_start(min(request.action_start_ticks, work.now)))
     return _answer(work, suffix, items)
 
 
@@ -47,15 +47,13 @@ def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
     if work.implicit:
         if known is not None:
             _clear_orphan(work)
-        start, finish = work.implicit_transaction(
-            reference, request.process_type, request.process_data_base64
-        )
+        start, finish = work.implicit_transaction(reference, request.process_type, work.process_data_base64)
         start_signature, started = start.signature_data.signature_base64, start.time_stamp
         suffix = f"IT{finish.transaction_number}"
     else:
         if known is None:
             raise checks.no_transaction(reference)
-        finish = work.finish(known.TransactionNumber, request.process_type, request.process_data_base64)
+        finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
         work.effects.open[reference] = None
         start_signature, started = known.StartTransactionSignatureBase64, known.StartMoment
         suffix = f"T{finish.transaction_number}"
@@ -64,7 +62,7 @@ def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
         finish,
         start_time(finish, started),
         work.binding.certification_id,
-        request.process_data,
+        work.process_data,
     )
     return suffix, items
 

@@ -79,14 +79,14 @@ def _fail_one(work: Work) -> Outcome:
             field="cbReceiptReference",
         )
     request = work.request
-    finish = work.finish(known.TransactionNumber, request.process_type, request.process_data_base64)
+    finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
     work.effects.open[reference] = None
     items = work.signatures.receipt(
         known.StartTransactionSignatureBase64,
         finish,
         start_time(finish, known.StartMoment),
         work.binding.certification_id,
-        request.process_data,
+        work.process_data,
     )
     return _step(work, items, f"T{finish.transaction_number}")
 
@@ -108,14 +108,14 @@ def _fail_several(work: Work) -> Outcome:
             )
         )
     start_response, finish = work.implicit_transaction(
-        work.reference, request.process_type, request.process_data_base64
+        work.reference, request.process_type, work.process_data_base64
     )
     items = work.signatures.receipt(
         start_response.signature_data.signature_base64,
         finish,
         start_time(finish, start_response.time_stamp),
         work.binding.certification_id,
-        request.process_data,
+        work.process_data,
     )
     return _step(work, items + closed, f"IT{finish.transaction_number}")
 
@@ -131,7 +131,7 @@ def _close(work: Work, number: int) -> list[SignaturItem]:
 
 
 def _numbers(work: Work) -> list[int]:
-    data = work.request.case_data
+    data = work.request.receipt_case_data
     try:
         return msgspec.json.decode(data or "", type=_CaseData, strict=False).numbers
     except msgspec.DecodeError as error:

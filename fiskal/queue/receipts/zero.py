@@ -76,7 +76,7 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
             finish = work.finish(
                 known.TransactionNumber,
                 request.process_type,
-                request.process_data_base64,
+                request.process_data_base64 or "",
                 item_id=row.ftQueueItemId,
                 client_id=row.CashBoxIdentification,
                 is_retry=True,
@@ -87,7 +87,7 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
                 finish,
                 start_time(finish, known.StartMoment),
                 work.binding.certification_id,
-                request.process_data,
+                (request.process_data or b"").decode(),
             )
         work.effects.failed_finishes[row.cbReceiptReference] = None
         work.persist()

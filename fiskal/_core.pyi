@@ -1,0 +1,301 @@
+"""Types of the compiled core. What the functions do is written in csrc/fiskal.h.
+
+Pointers to bytes that are only read take ``bytes`` as they are; everything else is cffi data.
+"""
+
+from typing import Any, Final
+
+CData = Any
+Bytes = bytes | CData
+
+class Buffer:
+    """Memory of the core; a slice of it is a copy."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: slice, /) -> bytes: ...
+
+class _FFI:
+    NULL: Final[CData]
+    def new(self, cdecl: str, init: Any = ...) -> CData: ...
+    def buffer(self, cdata: CData, size: int = ...) -> Buffer: ...
+    def from_buffer(self, cdecl: str, data: bytes | bytearray | memoryview, require_writable: bool = ...) -> CData: ...
+    def string(self, cdata: CData, maxlen: int = ...) -> bytes: ...
+    def sizeof(self, cdecl: str | CData) -> int: ...
+
+ffi: Final[_FFI]
+
+class _Lib:
+    FK_OK: Final[int]
+    FK_E_SPACE: Final[int]
+    FK_E_ARGUMENT: Final[int]
+    FK_E_OVERFLOW: Final[int]
+    FK_E_SYNTAX: Final[int]
+    FK_E_TRUNCATED: Final[int]
+    FK_E_UTF8: Final[int]
+    FK_E_DUPLICATE: Final[int]
+    FK_E_TYPE: Final[int]
+    FK_E_RANGE: Final[int]
+    FK_E_NOT_A_NUMBER: Final[int]
+    FK_E_DEPTH: Final[int]
+    FK_E_ITEMS: Final[int]
+    FK_E_NULL: Final[int]
+    FK_E_MOMENT: Final[int]
+    FK_E_MOMENT_MISSING: Final[int]
+    FK_E_QUANTITY_ZERO: Final[int]
+    FK_E_CURRENCY_MISSING: Final[int]
+    FK_E_CURRENCY_INVALID: Final[int]
+    FK_E_CURRENCIES: Final[int]
+    FK_E_STRICT_DECIMALS: Final[int]
+    FK_E_STRICT_CURRENCY: Final[int]
+    FK_E_STRICT_VOID: Final[int]
+    FK_E_STRICT_RECEIPT_CASE: Final[int]
+    FK_E_STRICT_CHARGE_CASE: Final[int]
+    FK_E_STRICT_PAY_CASE: Final[int]
+    FK_FORM_CANONICAL: Final[int]
+    FK_FORM_AMOUNT: Final[int]
+    FK_FORM_QUANTITY: Final[int]
+    FK_PROCESS_NONE: Final[int]
+    FK_PROCESS_RECEIPT: Final[int]
+    FK_PROCESS_ORDER: Final[int]
+    FK_PROCESS_OTHER: Final[int]
+    FK_KIND_RECEIPT: Final[int]
+    FK_KIND_ORDER: Final[int]
+    FK_KIND_OTHER: Final[int]
+    FK_KIND_ZERO: Final[int]
+    FK_KIND_INITIAL_OPERATION: Final[int]
+    FK_KIND_OUT_OF_OPERATION: Final[int]
+    FK_KIND_MONTHLY_CLOSING: Final[int]
+    FK_KIND_YEARLY_CLOSING: Final[int]
+    FK_KIND_DAILY_CLOSING: Final[int]
+    FK_KIND_START_TRANSACTION: Final[int]
+    FK_KIND_UPDATE_TRANSACTION: Final[int]
+    FK_KIND_DELTA_TRANSACTION: Final[int]
+    FK_KIND_FAIL_TRANSACTION: Final[int]
+    FK_KIND_INITIATE_SCU_SWITCH: Final[int]
+    FK_KIND_FINISH_SCU_SWITCH: Final[int]
+    FK_KIND_MIGRATION: Final[int]
+    FK_BON_NONE: Final[int]
+    FK_BON_BELEG: Final[int]
+    FK_BON_AVTRANSFER: Final[int]
+    FK_BON_AVBESTELLUNG: Final[int]
+    FK_BON_AVTRAINING: Final[int]
+    FK_BON_AVBELEGSTORNO: Final[int]
+    FK_BON_AVBELEGABBRUCH: Final[int]
+    FK_BON_AVSACHBEZUG: Final[int]
+    FK_BON_AVSONSTIGE: Final[int]
+    FK_BON_AVRECHNUNG: Final[int]
+    FK_GV_UMSATZ: Final[int]
+    FK_GV_PFAND: Final[int]
+    FK_GV_PFAND_RUECKZAHLUNG: Final[int]
+    FK_GV_RABATT: Final[int]
+    FK_GV_AUFSCHLAG: Final[int]
+    FK_GV_ZUSCHUSS_UNECHT: Final[int]
+    FK_GV_ZUSCHUSS_ECHT: Final[int]
+    FK_GV_TRINKGELD_AG: Final[int]
+    FK_GV_TRINKGELD_AN: Final[int]
+    FK_GV_MEHRZWECKGUTSCHEIN_KAUF: Final[int]
+    FK_GV_MEHRZWECKGUTSCHEIN_EINLOESUNG: Final[int]
+    FK_GV_EINZWECKGUTSCHEIN_KAUF: Final[int]
+    FK_GV_EINZWECKGUTSCHEIN_EINLOESUNG: Final[int]
+    FK_GV_FORDERUNGSENTSTEHUNG: Final[int]
+    FK_GV_FORDERUNGSAUFLOESUNG: Final[int]
+    FK_GV_ANZAHLUNGSEINSTELLUNG: Final[int]
+    FK_GV_ANZAHLUNGSAUFLOESUNG: Final[int]
+    FK_GV_ANFANGSBESTAND: Final[int]
+    FK_GV_PRIVATENTNAHME: Final[int]
+    FK_GV_PRIVATEINLAGE: Final[int]
+    FK_GV_GELDTRANSIT: Final[int]
+    FK_GV_LOHNZAHLUNG: Final[int]
+    FK_GV_EINZAHLUNG: Final[int]
+    FK_GV_AUSZAHLUNG: Final[int]
+    FK_GV_DIFFERENZ_SOLL_IST: Final[int]
+    FK_GV_NONE: Final[int]
+    FK_PAY_CASH: Final[int]
+    FK_PAY_CASH_FOREIGN: Final[int]
+    FK_PAY_NON_CASH: Final[int]
+    FK_PAY_BUSINESS_CASE: Final[int]
+    FK_PAY_INTERNAL: Final[int]
+    FK_ZAHLART_BAR: Final[int]
+    FK_ZAHLART_UNBAR: Final[int]
+    FK_ZAHLART_KEINE: Final[int]
+    FK_ZAHLART_ECKARTE: Final[int]
+    FK_ZAHLART_KREDITKARTE: Final[int]
+    FK_ZAHLART_ELZAHLUNGSDIENSTLEISTER: Final[int]
+    FK_ZAHLART_GUTHABENKARTE: Final[int]
+    FK_FLOW_EITHER: Final[int]
+    FK_FLOW_IMPLICIT: Final[int]
+    FK_FLOW_EXPLICIT: Final[int]
+    FK_MAX_DEPTH: Final[int]
+    FK_MAX_PAYMENT_KEYS: Final[int]
+    FK_MAX_CURRENCY_CODE: Final[int]
+    FK_DECIMAL_TEXT: Final[int]
+    FK_MOMENT_TEXT: Final[int]
+    FK_FLAG_FAILED: Final[int]
+    FK_FLAG_TRAINING: Final[int]
+    FK_FLAG_VOID: Final[int]
+    FK_FLAG_HANDWRITTEN: Final[int]
+    FK_FLAG_SMALL_BUSINESS: Final[int]
+    FK_FLAG_RECEIVER_IS_COMPANY: Final[int]
+    FK_FLAG_CONTAINS_USTG: Final[int]
+    FK_FLAG_TSE_INFO: Final[int]
+    FK_FLAG_SELF_TEST_OR_CLIENT_ONLY: Final[int]
+    FK_FLAG_TAR_DOWNLOAD: Final[int]
+    FK_FLAG_TAR_BYPASS: Final[int]
+    FK_FLAG_MASTER_DATA_UPDATE: Final[int]
+    FK_FLAG_FAIL_ON_OPEN: Final[int]
+    FK_FLAG_REMOVE_UNKNOWN: Final[int]
+    FK_FLAG_FORCE_SWITCH: Final[int]
+    FK_FLAG_IMPLICIT: Final[int]
+    FK_FLAG_CLOSE_ALL_ON_TSE: Final[int]
+    FK_FLAG_RECEIPT_REQUEST: Final[int]
+    FK_ITEM_TAKE_AWAY: Final[int]
+    FK_ITEM_CANCELLATION: Final[int]
+    FK_OPTION_STRICT: Final[int]
+    FK_OPTION_HISTORIC_RATES: Final[int]
+    FK_WARN_UNBALANCED: Final[int]
+    FK_WARN_PAYMENT_NOT_ALLOWED: Final[int]
+    FK_WARN_UNKNOWN_RECEIPT_CASE: Final[int]
+    FK_WARN_UNKNOWN_CHARGE_CASE: Final[int]
+    FK_WARN_UNKNOWN_PAY_CASE: Final[int]
+    FK_WARN_CURRENCY_CODE: Final[int]
+
+    def fk_sha256(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sha256_accelerated(self) -> int: ...
+    def fk_chain_hash(
+        self,
+        previous: Bytes,
+        journal_id: Bytes,
+        moment_ticks: int,
+        number: int,
+        request_hash: Bytes,
+        response_hash: Bytes,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_complete(
+        self,
+        previous: Bytes,
+        journal_id: Bytes,
+        moment_ticks: int,
+        number: int,
+        request_hash: Bytes,
+        response: Bytes,
+        response_length: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_decimal_parse(self, text: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_decimal_add(self, left: CData, right: CData, out: CData, /) -> int: ...
+    def fk_decimal_compare(self, left: CData, right: CData, /) -> int: ...
+    def fk_decimal_round(self, value: CData, places: int, out: CData, /) -> int: ...
+    def fk_decimal_format(self, value: CData, form: int, out: CData, /) -> int: ...
+    def fk_unit_price(self, amount: CData, quantity: CData, out: CData, /) -> int: ...
+    def fk_moment_parse(self, text: Bytes, length: int, ticks: CData, /) -> int: ...
+    def fk_moment_iso(self, ticks: int, out: CData, /) -> int: ...
+    def fk_moment_milliseconds(self, ticks: int, out: CData, /) -> int: ...
+    def fk_case_decode(
+        self,
+        receipt_case: int,
+        charge_count: int,
+        pay_count: int,
+        strict: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_charge_case_decode(self, item_case: int, vat_rate: CData, out: CData, /) -> int: ...
+    def fk_pay_case_decode(self, item_case: int, out: CData, /) -> int: ...
+    def fk_process_data(
+        self,
+        receipt_case: int,
+        options: int,
+        charges: CData,
+        charge_count: int,
+        pays: CData,
+        pay_count: int,
+        out: CData,
+        capacity: int,
+        result: CData,
+        /,
+    ) -> int: ...
+    def fk_prepare(
+        self,
+        json: Bytes,
+        length: int,
+        options: int,
+        max_items: int,
+        arena: CData,
+        capacity: int,
+        out: CData,
+        error: CData,
+        /,
+    ) -> int: ...
+    def fk_log_transaction(
+        self,
+        signer: CData,
+        operation: int,
+        client_id: Bytes,
+        client_id_length: int,
+        process_data: Bytes,
+        process_data_length: int,
+        chunks: CData,
+        chunk_count: int,
+        process_type: Bytes,
+        process_type_length: int,
+        external_data: Bytes,
+        external_data_length: int,
+        transaction_number: int,
+        counter: int,
+        unix_ms: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        sha256: CData,
+        /,
+    ) -> int: ...
+    def fk_log_system(
+        self,
+        signer: CData,
+        operation: Bytes,
+        operation_length: int,
+        origin: Bytes,
+        origin_length: int,
+        user: Bytes,
+        user_length: int,
+        data: Bytes,
+        data_length: int,
+        counter: int,
+        unix_ms: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        sha256: CData,
+        /,
+    ) -> int: ...
+    def fk_log_audit(
+        self,
+        signer: CData,
+        data: Bytes,
+        data_length: int,
+        counter: int,
+        unix_ms: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        sha256: CData,
+        /,
+    ) -> int: ...
+    def fk_log_time(self, format: int, unix_ms: int, out: CData, capacity: int, length: CData, /) -> int: ...
+    def fk_log_seal(
+        self,
+        tbs: Bytes,
+        tbs_length: int,
+        signature: Bytes,
+        signature_length: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        /,
+    ) -> int: ...
+    def fk_ecdsa_plain(self, der: Bytes, der_length: int, size: int, out: CData, /) -> int: ...
+
+lib: Final[_Lib]

@@ -1,0 +1,610 @@
+"""The vendor-neutral part of a signature creation unit: ``ScuCore`` makes a driver an ``Scu``.
+
+Whatever is the same for two TSEs is here: one lock per TSE, the order of the checks and their texts, the
+client registry, what may be cached, idempotency, and what an error means.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, NoReturn, TypeVar
+
+from cryptography import x509
+
+from fiskal.clock import Clock, from_unix, now
+from fiskal.errors import ConfigurationError, FiskalError
+from fiskal.scu.callstore import CallState, CallStore
+from fiskal.scu.contract import (
+    EMPTY_GUID,
+    Deadline,
+    EndExportSessionRequest,
+    EndExportSessionResponse,
+    ExportDataRequest,
+    ExportDataResponse,
+    FinishTransactionRequest,
+    FinishTransactionResponse,
+    RegisterClientIdRequest,
+    RegisterClientIdResponse,
+    ScuDeEchoRequest,
+    ScuDeEchoResponse,
+    StartExportSessionByTimeStampRequest,
+    StartExportSessionByTransactionRequest,
+    StartExportSessionRequest,
+    StartExportSessionResponse,
+    StartTransactionRequest,
+    StartTransactionResponse,
+    TseInfo,
+    TseSignatureData,
+    TseState,
+    TseStates,
+    UnregisterClientIdRequest,
+    UnregisterClientIdResponse,
+    UpdateTransactionRequest,
+    UpdateTransactionResponse,
+)
+from fiskal.scu.driver import Call, Driver, Op, Signed, Verdict, request_sha256
+from fiskal.scu.errors import (
+    ClientError,
+    Misconfigured,
+    NotSupported,
+    OutcomeUnknown,
+    ScuError,
+    TseRejected,
+    Unreachable,
+)
+from fiskal.tse.certificates import CertificateError, load_certificates
+from fiskal.scu.refusals import (
+    certificate_expired,
+    client_has_open_transactions,
+    client_limit,
+    client_not_registered,
+    terminated,
+    transaction_not_open,
+    wrong_state,
+)
+from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
+from fiskal.tse.logmessage import LogMessageError, parse
+from fiskal.tse.verify import SignatureCheck, Statement
+
+log = logging.getLogger(__name__)
+
+_NEVER: Final = float("-inf")
+_T = TypeVar("_T")
+
+
+class ScuCore:
+    """The :class:`fiskal.scu.contract.Scu` over one driver.
+
+    ``calls`` remembers calls for drivers that cannot do so themselves; such a driver without it raises
+    :class:`fiskal.errors.ConfigurationError`. ``verify_signatures`` checks every signature before it is
+    answered (None: if the key is outside this process). ``info_cache_s`` is how long a transaction call may
+    rely on the state, clients and open numbers seen last; ``lock_timeout_s`` how long a call without a
+    deadline waits for its turn.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        calls: CallStore | None = None,
+        clock: Clock = now,
+        verify_signatures: bool | None = None,
+        info_cache_s: float = 60.0,
+        lock_timeout_s: float = 60.0,
+    ) -> None:
+        if calls is None and not driver.remembers_calls:
+            raise ConfigurationError("This TSE does not remember its calls: give ScuCore a call store.")
+        self._driver = driver
+        self._calls = None if driver.remembers_calls else calls
+        self._clock = clock
+        self._info_cache_s = info_cache_s
+        self._lock_timeout_s = lock_timeout_s
+        self._lock = threading.Lock()
+        self._closed = False
+        self._verify = not driver.key_in_process if verify_signatures is None else verify_signatures
+        self._check: SignatureCheck | None = None
+
+        self._seen_at = _NEVER
+        self._info: TseInfo | None = None
+        self._state = TseStates.UNINITIALIZED
+        self._clients: set[str] = set()
+        self._open: dict[int, tuple[str | None, int | None]] = {}  # number: client, start time
+        self._expires_at: int | None = None
+        self._serial = self._algorithm = self._public_key = self._time_format = ""
+
+    # ---- turns ------------------------------------------------------------------------------
+
+    def _enter(self, deadline: Deadline | None) -> None:
+        """Wait for this call's turn; on return the lock is held."""
+        if not self._lock.acquire(blocking=False):
+            wait = self._lock_timeout_s if deadline is None else deadline.remaining()
+            if not self._lock.acquire(timeout=wait):
+                raise Unreachable("BUSY", "The TSE was busy with other calls until the deadline passed.")
+        if self._closed or (deadline is not None and deadline.expired):
+            self._lock.release()
+            if self._closed:
+                raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It has been closed.")
+            raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
+
+    def _administer(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
+        """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts."""
+        self._enter(deadline)
+        try:
+            return action()
+        except ScuError:
+            raise
+        except Exception as error:
+            log.exception("a call to the TSE failed unexpectedly")
+            raise OutcomeUnknown("INTERNAL", f"Internal error: {error!r}") from error
+        finally:
+            self._seen_at = _NEVER
+            self._lock.release()
+
+    # ---- what is known of the TSE -----------------------------------------------------------
+
+    def _refresh(self, deadline: Deadline | None) -> TseInfo:
+        info = self._driver.info(deadline)
+        previous = self._info
+        if previous is None or previous.serial_number_octet != info.serial_number_octet:
+            self._bind(info)
+        if previous is None or previous.certificates_base64 != info.certificates_base64:
+            self._expires_at = _expiry(info)
+        known = self._open
+        self._open = {
+            number: known.get(number, (None, None)) for number in info.current_started_transaction_numbers
+        }
+        self._state = info.current_state
+        self._clients = set(info.current_client_ids)
+        self._info = info
+        self._seen_at = time.monotonic()
+        return info
+
+    def _bind(self, info: TseInfo) -> None:
+        """Take over what does not change during the life of one TSE."""
+        self._serial = info.serial_number_octet.lower()
+        self._public_key = info.public_key_base64
+        self._algorithm = info.signature_algorithm
+        self._time_format = info.log_time_format
+        if self._calls is not None:
+            self._calls.bind(self._serial)
+            self._open = dict(self._calls.open_transactions())
+        if self._verify:
+            try:
+                self._check = SignatureCheck(
+                    public_key=base64.b64decode(info.public_key_base64),
+                    algorithm=info.signature_algorithm,
+                    time_format=info.log_time_format,
+                )
+            except (AlgorithmNotSupported, KeyNotUsable) as error:
+                raise Misconfigured("PROTOCOL_ERROR", f"Signatures cannot be verified: {error}") from error
+
+    def _refusal(self, client_id: str, number: int | None) -> TseRejected | None:
+        if self._state is not TseStates.INITIALIZED:
+            return wrong_state(self._state)
+        if client_id not in self._clients:
+            return client_not_registered(client_id)
+        if number is not None and number not in self._open:
+            return transaction_not_open(number)
+        return None
+
+    def _require(self, client_id: str, number: int | None, deadline: Deadline | None) -> None:
+        """Check state, client and number against what was seen last; ask the TSE once before refusing."""
+        fresh = False
+        if time.monotonic() - self._seen_at > self._info_cache_s:
+            self._refresh(deadline)
+            fresh = True
+        refusal = self._refusal(client_id, number)
+        if refusal is not None and not fresh:
+            self._refresh(deadline)
+            refusal = self._refusal(client_id, number)
+        if refusal is not None:
+            raise refusal
+
+    # ---- transactions -----------------------------------------------------------------------
+
+    def start_transaction(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse:
+        signed = self._execute("start", request, 0, deadline)
+        return StartTransactionResponse(
+            transaction_number=signed.transaction_number,
+            time_stamp=signed.time_stamp,
+            tse_serial_number_octet=self._serial,
+            client_id=request.client_id,
+            signature_data=self._signature_data(signed),
+        )
+
+    def update_transaction(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse:
+        signed = self._execute("update", request, request.transaction_number, deadline)
+        return UpdateTransactionResponse(
+            transaction_number=request.transaction_number,
+            time_stamp=signed.time_stamp,
+            tse_serial_number_octet=self._serial,
+            client_id=request.client_id,
+            process_type=request.process_type,
+            process_data_base64=request.process_data_base64,
+            signature_data=self._signature_data(signed),
+        )
+
+    def finish_transaction(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse:
+        signed = self._execute("finish", request, request.transaction_number, deadline)
+        return FinishTransactionResponse(
+            transaction_number=request.transaction_number,
+            start_transaction_time_stamp=signed.start_time_stamp,
+            time_stamp=signed.time_stamp,
+            tse_time_stamp_format=self._time_format,
+            tse_serial_number_octet=self._serial,
+            client_id=request.client_id,
+            process_type=request.process_type,
+            process_data_base64=request.process_data_base64,
+            signature_data=self._signature_data(signed),
+        )
+
+    def _signature_data(self, signed: Signed) -> TseSignatureData:
+        return TseSignatureData(
+            signature_counter=signed.signature_counter,
+            signature_algorithm=self._algorithm,
+            signature_base64=binascii.b2a_base64(signed.signature, newline=False).decode("ascii"),
+            public_key_base64=self._public_key,
+        )
+
+    def _execute(
+        self,
+        op: Op,
+        request: StartTransactionRequest | UpdateTransactionRequest,
+        number: int,
+        deadline: Deadline | None,
+    ) -> Signed:
+        call = Call(
+            op,
+            request.client_id,
+            number,
+            request.process_type,
+            _decode(request.process_data_base64) if request.process_data_base64 else b"",
+            "" if request.queue_item_id == EMPTY_GUID else request.queue_item_id.lower(),
+        )
+        self._enter(deadline)
+        answered = began = False
+        try:
+            if call.queue_item_id and (self._calls is not None or request.is_retry):
+                remembered, call = self._remembered(call, request.is_retry, deadline)
+                if remembered is not None:
+                    answered = True
+                    return remembered
+            self._require(call.client_id, None if op == "start" else number, deadline)
+            if op == "start" and self._expires_at is not None and self._clock() > self._expires_at:
+                raise certificate_expired()
+            if self._calls is not None and call.queue_item_id:
+                self._calls.sent(call, request_sha256(call), self._snapshot(op))
+            began = True
+            signed = self._send(call, deadline)
+            answered = True
+            return signed
+        except ScuError:
+            raise
+        except Exception as error:
+            self._raise_internal(error, began or request.is_retry)
+        finally:
+            if not answered:
+                self._seen_at = _NEVER
+            self._lock.release()
+
+    def _snapshot(self, op: Op) -> frozenset[int] | None:
+        return frozenset(self._open) if op == "start" and self._driver.needs_open_numbers else None
+
+    @staticmethod
+    def _raise_internal(error: Exception, began: bool) -> NoReturn:
+        log.error("a call to the TSE failed unexpectedly", exc_info=error)
+        kind = OutcomeUnknown if began else Unreachable
+        raise kind("INTERNAL", f"Internal error: {error!r}") from error
+
+    def _send(self, call: Call, deadline: Deadline | None) -> Signed:
+        """Let the driver execute a call and record what became of it."""
+        calls = self._calls if call.queue_item_id else None
+        try:
+            if call.op == "start":
+                signed = self._driver.start(call, deadline)
+            elif call.op == "update":
+                signed = self._driver.update(call, deadline)
+            else:
+                signed = self._driver.finish(call, deadline)
+        except ScuError as error:
+            if calls is not None:
+                unknown = isinstance(error, OutcomeUnknown)
+                self._note(calls.failed, call, CallState.UNKNOWN if unknown else CallState.FAILED_SAFE)
+            raise
+        except Exception:
+            if calls is not None:
+                self._note(calls.failed, call, CallState.UNKNOWN)
+            raise
+        return self._complete(call, signed)
+
+    def _complete(self, call: Call, signed: Signed) -> Signed:
+        """Check an answer, remember it, and keep the list of open numbers."""
+        calls = self._calls if call.queue_item_id else None
+        if self._check is not None and signed.signature and not _holds(self._check, call, signed):
+            if calls is not None:
+                self._note(calls.failed, call, CallState.UNKNOWN)
+            raise OutcomeUnknown(
+                "PROTOCOL_ERROR",
+                f"The signature {signed.signature_counter} that the TSE answered does not verify.",
+                transaction_number=signed.transaction_number or None,
+            )
+        if call.op == "start":
+            self._open[signed.transaction_number] = (call.client_id, signed.time_stamp)
+        elif call.op == "finish":
+            _, started = self._open.pop(call.transaction_number, (None, None))
+            if started is not None and signed.start_time_stamp != started:
+                # What start answered is what finish must answer, whatever the vendor thinks.
+                signed = _with_start(signed, started)
+            if signed.start_time_stamp is None:
+                log.error("the start time of transaction %d is lost", call.transaction_number)
+        if calls is not None:
+            self._note(calls.done, call, signed)
+        elif self._calls is not None and call.op != "update":
+            self._note(self._calls.track, call, signed)
+        return signed
+
+    @staticmethod
+    def _note(write: Callable[[Call, _T], None], call: Call, value: _T) -> None:
+        """Write to the call store after the TSE was asked: a failure there must not hide its answer."""
+        try:
+            write(call, value)
+        except FiskalError:
+            log.exception("the call store did not take the outcome of a %s", call.op)
+
+    # ---- idempotency ------------------------------------------------------------------------
+
+    def _remembered(
+        self, call: Call, is_retry: bool, deadline: Deadline | None
+    ) -> tuple[Signed | None, Call]:
+        """Return the answer of an earlier execution, or None and the call to be executed now."""
+        if self._calls is None:
+            remembered = self._driver.recall(call)
+            if remembered is None:
+                return None, call
+            _compare(call, remembered.request_sha256)
+            self._identify(deadline)
+            return remembered.signed, call
+        self._identify(deadline)
+        row = self._calls.latest(call)
+        if row is None:
+            return None, call
+        call = _generation(call, row.generation)
+        if row.state is CallState.DONE and not is_retry:
+            log.warning("%s for queue item %s is executed once more", call.op, call.queue_item_id)
+            return None, _generation(call, row.generation + 1)
+        if not is_retry and row.state is CallState.FAILED_SAFE:
+            return None, call
+        _compare(call, row.request_sha256)
+        if row.signed is not None:
+            return row.signed, call
+        if row.state is CallState.FAILED_SAFE:
+            return None, call
+        self._refresh(deadline)
+        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        if isinstance(outcome, Signed):
+            return self._complete(call, outcome), call
+        if outcome is Verdict.STILL_UNKNOWN:
+            raise OutcomeUnknown(
+                "NO_RESPONSE",
+                f"Whether the {call.op} for queue item {call.queue_item_id} was executed is still unknown.",
+                transaction_number=call.transaction_number or None,
+            )
+        return None, call
+
+    def _identify(self, deadline: Deadline | None) -> None:
+        """Know serial, key and algorithm: every answer names them."""
+        if self._info is None:
+            self._refresh(deadline)
+
+    # ---- state, clients, time ---------------------------------------------------------------
+
+    def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
+        self._enter(deadline)
+        try:
+            return self._refresh(deadline)
+        except ScuError:
+            self._seen_at = _NEVER
+            raise
+        except Exception as error:
+            self._seen_at = _NEVER
+            self._raise_internal(error, began=False)
+        finally:
+            self._lock.release()
+
+    def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
+        target = request.current_state
+
+        def change() -> TseState:
+            state = self._refresh(deadline).current_state
+            if target in (state, TseStates.UNINITIALIZED):
+                return TseState(current_state=state)
+            if state is TseStates.TERMINATED:
+                raise terminated()
+            if (
+                state is TseStates.UNINITIALIZED
+                and target is TseStates.TERMINATED
+                and not self._driver.terminates_uninitialized
+            ):
+                raise wrong_state(state, "TSE_NOT_INITIALIZED")
+            self._driver.set_state(target, deadline)
+            return TseState(current_state=self._refresh(deadline).current_state)
+
+        return self._administer(deadline, change)
+
+    def register_client_id(
+        self, request: RegisterClientIdRequest, deadline: Deadline | None = None
+    ) -> RegisterClientIdResponse:
+        client_id = request.client_id
+
+        def register() -> RegisterClientIdResponse:
+            info = self._refresh(deadline)
+            if info.current_state is not TseStates.INITIALIZED:
+                raise wrong_state(info.current_state)
+            if client_id in self._clients:
+                return RegisterClientIdResponse(client_ids=list(info.current_client_ids))
+            self._driver.validate_client_id(client_id)
+            if info.current_number_of_clients >= info.max_number_of_clients:
+                raise client_limit(info.current_number_of_clients, info.max_number_of_clients)
+            self._driver.register(client_id, deadline)
+            return RegisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
+
+        return self._administer(deadline, register)
+
+    def unregister_client_id(
+        self, request: UnregisterClientIdRequest, deadline: Deadline | None = None
+    ) -> UnregisterClientIdResponse:
+        client_id = request.client_id
+
+        def unregister() -> UnregisterClientIdResponse:
+            info = self._refresh(deadline)
+            if info.current_state is not TseStates.INITIALIZED:
+                raise wrong_state(info.current_state)
+            if client_id not in self._clients:
+                return UnregisterClientIdResponse(client_ids=list(info.current_client_ids))
+            numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
+            if numbers:
+                raise client_has_open_transactions(client_id, numbers)
+            self._driver.unregister(client_id, deadline)
+            return UnregisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
+
+        return self._administer(deadline, unregister)
+
+    def execute_set_tse_time(self, deadline: Deadline | None = None) -> None:
+        self._administer(deadline, lambda: self._driver.set_time(deadline))
+
+    def execute_self_test(self, deadline: Deadline | None = None) -> None:
+        self._administer(deadline, lambda: self._driver.self_test(deadline))
+
+    # ---- exports ----------------------------------------------------------------------------
+
+    def start_export_session(
+        self, request: StartExportSessionRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse:
+        raise _no_exports()
+
+    def start_export_session_by_time_stamp(
+        self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse:
+        raise _no_exports()
+
+    def start_export_session_by_transaction(
+        self, request: StartExportSessionByTransactionRequest, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse:
+        raise _no_exports()
+
+    def export_data(self, request: ExportDataRequest, deadline: Deadline | None = None) -> ExportDataResponse:
+        raise _no_exports()
+
+    def end_export_session(
+        self, request: EndExportSessionRequest, deadline: Deadline | None = None
+    ) -> EndExportSessionResponse:
+        raise _no_exports()
+
+    # ---- the rest ---------------------------------------------------------------------------
+
+    def echo(self, request: ScuDeEchoRequest, deadline: Deadline | None = None) -> ScuDeEchoResponse:
+        return ScuDeEchoResponse(message=request.message)
+
+    def close(self) -> None:
+        """Wait for the call in progress, then close driver and call store; further calls are refused."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._driver.close()
+            finally:
+                if self._calls is not None:
+                    self._calls.close()
+
+
+def _no_exports() -> NotSupported:
+    return NotSupported("NOT_IMPLEMENTED", "Exports of the TSE's log are not offered by this version.")
+
+
+def _decode(process_data_base64: str) -> bytes:
+    try:
+        return binascii.a2b_base64(process_data_base64, strict_mode=True)
+    except ValueError as error:
+        raise ClientError("INVALID_PROCESS_DATA", f"ProcessDataBase64 is not base64: {error}.") from error
+
+
+def _compare(call: Call, remembered_sha256: bytes) -> None:
+    if request_sha256(call) != remembered_sha256:
+        raise ClientError(
+            "IDEMPOTENCY_MISMATCH",
+            f"The {call.op} for queue item {call.queue_item_id} was sent before with other data.",
+            transaction_number=call.transaction_number or None,
+        )
+
+
+def _holds(check: SignatureCheck, call: Call, signed: Signed) -> bool:
+    """True if a signature is one over the call it answers."""
+    if signed.log_message is not None:
+        try:
+            message = parse(signed.log_message)
+        except LogMessageError:
+            return False
+        return (
+            message.signature == signed.signature
+            and message.signature_counter == signed.signature_counter
+            and message.transaction_number == signed.transaction_number
+            and message.client_id == call.client_id
+            and message.verify(check.key)
+        )
+    statement = Statement(
+        call.op,
+        call.client_id,
+        call.process_type,
+        call.process_data,
+        signed.transaction_number,
+        signed.signature_counter,
+        signed.time_stamp,
+    )
+    return check.find(statement, signed.signature) is not None
+
+
+def _generation(call: Call, generation: int) -> Call:
+    return Call(
+        call.op,
+        call.client_id,
+        call.transaction_number,
+        call.process_type,
+        call.process_data,
+        call.queue_item_id,
+        generation,
+    )
+
+
+def _with_start(signed: Signed, started: int) -> Signed:
+    return Signed(
+        signed.transaction_number,
+        signed.signature_counter,
+        signed.time_stamp,
+        signed.signature,
+        started,
+        signed.log_message,
+    )
+
+
+def _expiry(info: TseInfo) -> int | None:
+    """The end of the leaf certificate's validity in ticks; None if the TSE shows no usable certificate."""
+    if not info.certificates_base64:
+        return None
+    try:
+        leaf: x509.Certificate = load_certificates(base64.b64decode(info.certificates_base64[0]))[0]
+    except (CertificateError, ValueError):
+        log.warning("the certificate of TSE %s cannot be read", info.serial_number_octet)
+        return None
+    return from_unix(int(leaf.not_valid_after_utc.timestamp()))

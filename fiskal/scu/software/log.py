@@ -1,0 +1,282 @@
+"""The append-only log of the software TSE: one record per signature, written with one system call.
+
+::
+
+    record = magic "FTL1" | u32 length of body | u32 CRC-32 of body | body           (little endian)
+    body   = u8 op | u8 client length | u16 queue item length | u64 signatureCounter
+           | u64 transactionNumber | i64 logTime | i64 start time (ms since 1970; a finish only)
+           | queue item id | client id | log message (DER, TR-03151)
+
+A process that dies can only cut the last record short; that tail is cut off on opening, for its signature was
+never answered. Anything else that does not read is damage, and is reported instead of repaired.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected
+
+log = logging.getLogger(__name__)
+
+MAGIC: Final = b"FTL1"
+MAX_BODY: Final = 1 << 20
+_FRAME: Final = struct.Struct("<4sII")
+_HEAD: Final = struct.Struct("<BBHQQqq")
+_BEFORE_ITEM: Final = _FRAME.size + _HEAD.size
+_CHUNK: Final = 1 << 20
+
+# Functions of the data as it is written; POSIX systems without fdatasync (macOS) have fsync.
+_sync = getattr(os, "fdatasync", os.fsync)
+
+OP_START: Final = 1
+OP_UPDATE: Final = 2
+OP_FINISH: Final = 3
+OP_REGISTER: Final = 4
+OP_UNREGISTER: Final = 5
+OP_INITIALIZE: Final = 6
+OP_TERMINATE: Final = 7
+OP_OTHER: Final = 8
+"""A message that changes nothing but counter and time."""
+
+
+class Record(NamedTuple):
+    """One record; ``offset`` and ``end`` are where it lies in the file."""
+
+    offset: int
+    end: int
+    op: int
+    counter: int
+    number: int
+    unix_ms: int
+    start_unix_ms: int
+    queue_item_id: str
+    client_id: str
+    message: bytes
+
+
+def damaged(text: str) -> Misconfigured:
+    """A log that cannot be what was written: a person has to look at it."""
+    return Misconfigured("LOG_DAMAGED", text)
+
+
+def _parse(frame: bytes, body: bytes, offset: int) -> Record | None:
+    """The record of a complete frame; None if it is not what was written."""
+    magic, length, crc = _FRAME.unpack(frame)
+    if magic != MAGIC or length != len(body) or length < _HEAD.size or zlib.crc32(body) != crc:
+        return None
+    op, client_length, item_length, counter, number, unix_ms, start_unix_ms = _HEAD.unpack_from(body)
+    item_end = _HEAD.size + item_length
+    client_end = item_end + client_length
+    return Record(
+        offset,
+        offset + _FRAME.size + length,
+        op,
+        counter,
+        number,
+        unix_ms,
+        start_unix_ms,
+        body[_HEAD.size : item_end].decode("utf-8", "replace"),
+        body[item_end:client_end].decode("utf-8", "replace"),
+        body[client_end:],
+    )
+
+
+class RecordLog:
+    """The log file, open for appending. Used by one thread at a time, but for :meth:`records`."""
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        self.path = path
+        self._durable = durable
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        self._fd = os.open(path, flags, 0o600)
+        self.end = os.fstat(self._fd).st_size
+        """Where the next record will lie."""
+
+    def append(
+        self,
+        op: int,
+        counter: int,
+        number: int,
+        unix_ms: int,
+        start_unix_ms: int,
+        queue_item_id: bytes,
+        client_id: bytes,
+        message: bytes,
+    ) -> int:
+        """Write one record and return its offset.
+
+        Raises ``TseRejected`` MEMORY_FULL if the disk took nothing of it, ``OutcomeUnknown`` if what the
+        disk took is not known; then the log must be opened again before it is used.
+        """
+        body = b"".join(
+            (
+                _HEAD.pack(op, len(client_id), len(queue_item_id), counter, number, unix_ms, start_unix_ms),
+                queue_item_id,
+                client_id,
+                message,
+            )
+        )
+        record = _FRAME.pack(MAGIC, len(body), zlib.crc32(body)) + body
+        offset = self.end
+        try:
+            written = os.write(self._fd, record)
+        except OSError as error:
+            written = -1
+            reason = error
+        else:
+            reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if written != len(record):
+            self._take_back(offset, reason)
+        if self._durable:
+            try:
+                _sync(self._fd)
+            except OSError as error:
+                raise OutcomeUnknown(
+                    "INTERNAL", f"The TSE's log could not be synced: {error}."
+                ) from error
+        self.end = offset + written
+        return offset
+
+    def _take_back(self, offset: int, reason: OSError) -> None:
+        """Remove what a failed write left behind, then refuse the call."""
+        try:
+            os.ftruncate(self._fd, offset)
+        except OSError as error:
+            raise OutcomeUnknown("INTERNAL", f"The log of the TSE cannot be written: {reason}.") from error
+        raise TseRejected("MEMORY_FULL", f"The log of the TSE cannot be written: {reason}.") from reason
+
+    def read(self, offset: int) -> Record:
+        """Read the record at ``offset``. Raises ``Misconfigured`` LOG_DAMAGED."""
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            frame = file.read(_FRAME.size)
+            record = None
+            if len(frame) == _FRAME.size:
+                record = _parse(frame, file.read(min(_FRAME.unpack(frame)[1], MAX_BODY)), offset)
+        if record is None:
+            raise damaged(f"There is no whole record at byte {offset} of {self.path}.")
+        return record
+
+    def records(self, offset: int = 0) -> Iterator[Record]:
+        """Read the records from ``offset`` to the end there was at the call.
+
+        Raises ``Misconfigured`` LOG_DAMAGED at the first record that does not read.
+        """
+        end = self.end
+        with self.path.open("rb", buffering=_CHUNK) as file:
+            file.seek(offset)
+            while offset < end:
+                frame = file.read(_FRAME.size)
+                record = None
+                if len(frame) == _FRAME.size:
+                    record = _parse(frame, file.read(min(_FRAME.unpack(frame)[1], MAX_BODY)), offset)
+                if record is None:
+                    raise damaged(f"The record at byte {offset} of {self.path} is damaged.")
+                yield record
+                offset = record.end
+
+    def recover(self, offset: int) -> Iterator[Record]:
+        """Read the records from ``offset`` to the end of the file and cut off a torn last one.
+
+        Raises ``Misconfigured`` LOG_DAMAGED if the file is shorter than ``offset``, or if something
+        unreadable is not the torn tail that a dying process leaves.
+        """
+        self.end = os.fstat(self._fd).st_size
+        if offset > self.end:
+            raise damaged(
+                f"{self.path} has {self.end} bytes, but {offset} were written: signatures have been lost."
+            )
+        with self.path.open("rb", buffering=_CHUNK) as file:
+            file.seek(offset)
+            while offset < self.end:
+                frame = file.read(_FRAME.size)
+                record = None
+                if len(frame) == _FRAME.size:
+                    record = _parse(frame, file.read(min(_FRAME.unpack(frame)[1], MAX_BODY)), offset)
+                if record is None:
+                    self._cut(offset)
+                    return
+                yield record
+                offset = record.end
+
+    def _cut(self, offset: int) -> None:
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            tail = file.read(_FRAME.size + MAX_BODY + 1)
+        if not _is_torn(tail):
+            raise damaged(
+                f"The record at byte {offset} of {self.path} is damaged, and it is not a torn last record."
+            )
+        log.warning("cut off a torn record of %d bytes at byte %d of %s", len(tail), offset, self.path)
+        os.ftruncate(self._fd, offset)
+        os.fsync(self._fd)
+        self.end = offset
+
+    def find_last(self, op: int, queue_item_id: bytes, client_id: bytes, number: int | None) -> Record | None:
+        """Search the log backwards for the last record with these members (None: any number)."""
+        needle = queue_item_id + client_id
+        if self.end == 0:
+            return None
+        with (
+            self.path.open("rb") as file,
+            mmap.mmap(file.fileno(), self.end, access=mmap.ACCESS_READ) as view,
+        ):
+            at = view.rfind(needle)
+            while at >= 0:
+                offset = at - _BEFORE_ITEM
+                if offset >= 0 and view[offset : offset + 4] == MAGIC:
+                    frame = view[offset : offset + _FRAME.size]
+                    length = _FRAME.unpack(frame)[1]
+                    record = _parse(frame, view[offset + _FRAME.size : offset + _FRAME.size + length], offset)
+                    if (
+                        record is not None
+                        and record.op == op
+                        and record.queue_item_id.encode() == queue_item_id
+                        and record.client_id.encode() == client_id
+                        and number in (None, record.number)
+                    ):
+                        return record
+                at = view.rfind(needle, 0, at + len(needle) - 1)
+        return None
+
+    def sync(self) -> None:
+        """Bring everything that was written to the disk."""
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _is_torn(tail: bytes) -> bool:
+    """True if ``tail``, which is no whole record, is what a process that died while writing left.
+
+    That is the beginning of one record (or zeros, where the machine died before the data reached the disk),
+    with no whole record behind it.
+    """
+    if not tail.strip(b"\0"):
+        return True
+    if len(tail) >= 4 and tail[:4] != MAGIC:
+        return False
+    if len(tail) < _FRAME.size:
+        return MAGIC.startswith(tail[:4]) or tail[:4] == MAGIC
+    length = _FRAME.unpack_from(tail)[1]
+    if not _HEAD.size <= length <= MAX_BODY or _FRAME.size + length <= len(tail):
+        return False
+    at = tail.find(MAGIC, 1)
+    while at >= 0:
+        frame = tail[at : at + _FRAME.size]
+        if len(frame) == _FRAME.size:
+            body = tail[at + _FRAME.size : at + _FRAME.size + _FRAME.unpack(frame)[1]]
+            if _parse(frame, body, at) is not None:
+                return False
+        at = tail.find(MAGIC, at + 1)
+    return True

@@ -1,0 +1,655 @@
+"""The software TSE: genuine log messages and signatures by a key in a file. For development and testing."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, now
+from fiskal.errors import ConfigurationError
+from fiskal.scu.contract import Deadline, TseInfo, TseStates
+from fiskal.scu.driver import Call, Remembered, Signed, Verdict, request_sha256
+from fiskal.scu.errors import ClientError, Misconfigured, TseRejected
+from fiskal.scu.refusals import (
+    client_has_open_transactions,
+    client_limit,
+    client_not_registered,
+    terminated,
+    transaction_not_open,
+    wrong_state,
+)
+from fiskal.scu.software import log as records
+from fiskal.scu.software.folder import (
+    FORMAT,
+    Checkpoint,
+    Description,
+    FolderLock,
+    read_checkpoint,
+    sync_folder,
+    write_atomically,
+    write_checkpoint,
+)
+from fiskal.scu.software.log import Record, RecordLog
+from fiskal.tse._native import (
+    LOG_FINISH,
+    LOG_START,
+    LOG_UPDATE,
+    MessageBuilder,
+    TimeFormat,
+    plain_signature,
+    time_tlv,
+)
+from fiskal.tse.algorithms import Curve, curve_by_name, point_of, serial_of_point
+from fiskal.tse.certificates import Chain, create_test_chain, load_chain
+from fiskal.tse.logmessage import parse
+
+log = logging.getLogger(__name__)
+
+NOT_CERTIFIED_WARNING: Final = (
+    "This is the software TSE of fiskal: it is NOT CERTIFIED, its signatures have no legal value, and it "
+    "must not be used for real sales. It is meant for development, testing and training."
+)
+CERTIFICATION: Final = "fiskal-simulation (NOT CERTIFIED)"
+FIRMWARE: Final = "fiskal software TSE 1.0"
+
+MAX_CLIENTS: Final = 199
+MAX_OPEN_TRANSACTIONS: Final = 512
+MAX_SIGNATURES: Final = 20_000_000
+MAX_COUNTER: Final = 2**32 - 1
+"""Of signatureCounter and transactionNumber (TR-03153-1 §9.1: 32 bit)."""
+MAX_PROCESS_TYPE_CHARACTERS: Final = 100
+MAX_PROCESS_DATA_BYTES: Final = 65_536
+CHECKPOINT_EVERY: Final = 4096
+RECENT_CALLS: Final = 1024
+"""Calls that are found again without a search in the log: at least this many, at most twice as many."""
+
+_CLIENT_ID: Final = re.compile(r"[A-Za-z0-9 '()+,\-.=]{1,64}")
+"""TR-03151-1 Annex A: PrintableString without what file names cannot hold."""
+
+_Key = tuple[int, str, str, int]
+_OPS: Final = {"start": records.OP_START, "update": records.OP_UPDATE, "finish": records.OP_FINISH}
+
+
+class SoftwareTse:
+    """The :class:`fiskal.scu.driver.Driver` of a software TSE in a folder.
+
+    Opening creates the TSE if the folder holds none and ``create`` allows it; ``curve``, ``log_version`` and
+    ``time_format`` count then only. ``durable`` syncs every signature to the disk before it is answered;
+    without it answered signatures survive the death of the process, not that of the machine.
+
+    Raises ``Misconfigured``: DEVICE_IN_USE, NOT_PERSONALISED (nothing there and not ``create``), LOG_DAMAGED
+    (also for unreadable key or certificates); :class:`ConfigurationError` for an unknown curve, version or
+    format.
+    """
+
+    key_in_process = True
+    remembers_calls = True
+    needs_open_numbers = False
+    terminates_uninitialized = False
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        curve: str = "secp256r1",
+        durable: bool = False,
+        log_version: int = 2,
+        time_format: TimeFormat = TimeFormat.UNIX,
+        clock: Clock = now,
+        create: bool = True,
+        max_clients: int = MAX_CLIENTS,
+        max_open_transactions: int = MAX_OPEN_TRANSACTIONS,
+        max_signatures: int = MAX_SIGNATURES,
+        checkpoint_every: int = CHECKPOINT_EVERY,
+    ) -> None:
+        self.directory = Path(directory)
+        self._clock = clock
+        self._max_clients = max_clients
+        self._max_open = max_open_transactions
+        self._max_signatures = min(max_signatures, MAX_COUNTER)
+        self._checkpoint_every = checkpoint_every
+        if log_version not in (2, 3):
+            raise ConfigurationError(f"log_version is {log_version}; there are 2 and 3.")
+        if create:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.directory.is_dir():
+            raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
+        with contextlib.ExitStack() as stack:
+            lock = FolderLock(self.directory / "lock")
+            stack.callback(lock.release)
+            if not (self.directory / "tse.json").exists():
+                if not create:
+                    raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
+                _create(self.directory, curve_by_name(curve), log_version, time_format, clock)
+            self.description = _description(self.directory)
+            self._curve = curve_by_name(self.description.curve)
+            self._time_format = next(
+                (item for item in TimeFormat if item.text == self.description.time_format), TimeFormat.UNIX
+            )
+            self._resolution_ms = 1 if self._time_format is TimeFormat.GENERALIZED_MS else 1000
+            self._key, self._chain = _credentials(self.directory, self.description)
+            self._prehashed = ec.ECDSA(utils.Prehashed(self._curve.algorithm.hash))
+            self._scalar_size = self._curve.scalar_size
+            self._builder = MessageBuilder(
+                serial=self._chain.serial,
+                algorithm=self._curve.algorithm.arcs,
+                hash_name=self._curve.algorithm.hash_name,
+                version=self.description.log_version,
+                time_format=self._time_format,
+            )
+            self._static = self._static_info()
+            self._log = RecordLog(self.directory / "messages.log", durable=durable)
+            stack.callback(self._log.close)
+            self._recover()
+            self._resources = stack.pop_all()
+        log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
+
+    # ---- state --------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Rebuild what is in memory from the checkpoint and the log behind it."""
+        checkpoint = read_checkpoint(self.directory / "checkpoint") or Checkpoint()
+        self._counter = checkpoint.counter
+        self._number = checkpoint.number
+        self._last_ms = checkpoint.last_unix_ms
+        self._state = checkpoint.state
+        self._clients: dict[str, bytes] = {client: client.encode() for client in checkpoint.clients}
+        self._open: dict[int, tuple[str, int]] = dict(checkpoint.open)
+        self._recent: dict[_Key, int] = {}
+        self._older: dict[_Key, int] = {}
+        for record in self._log.recover(checkpoint.offset):
+            if record.counter != self._counter + 1:
+                raise records.damaged(
+                    f"Signature counter {record.counter} follows {self._counter} at byte {record.offset} "
+                    f"of {self._log.path}."
+                )
+            self._apply(record)
+        self._checkpoint_at = checkpoint.counter + self._checkpoint_every
+        self._in_doubt = False
+
+    def _apply(self, record: Record) -> None:
+        """What a record changes; the same as the operations below do after they wrote it."""
+        self._counter = record.counter
+        self._last_ms = record.unix_ms
+        op = record.op
+        if op <= records.OP_FINISH:
+            if record.queue_item_id:
+                number = 0 if op == records.OP_START else record.number
+                self._remember((op, record.client_id, record.queue_item_id, number), record.offset)
+            if op == records.OP_START:
+                self._number = record.number
+                self._open[record.number] = (record.client_id, record.unix_ms)
+            elif op == records.OP_FINISH:
+                self._open.pop(record.number, None)
+        elif op == records.OP_REGISTER:
+            self._clients[record.client_id] = record.client_id.encode()
+        elif op == records.OP_UNREGISTER:
+            self._clients.pop(record.client_id, None)
+        elif op == records.OP_INITIALIZE:
+            self._state = TseStates.INITIALIZED
+        elif op == records.OP_TERMINATE:
+            self._state = TseStates.TERMINATED
+
+    def _remember(self, key: _Key, offset: int) -> None:
+        recent = self._recent
+        recent[key] = offset
+        if len(recent) >= RECENT_CALLS:
+            self._older = recent
+            self._recent = {}
+
+    def _checkpoint(self) -> None:
+        """Shorten the next start. A disk that does not take it costs nothing else."""
+        self._checkpoint_at = self._counter + self._checkpoint_every
+        try:
+            write_checkpoint(
+                self.directory / "checkpoint",
+                Checkpoint(
+                    offset=self._log.end,
+                    counter=self._counter,
+                    number=self._number,
+                    last_unix_ms=self._last_ms,
+                    state=self._state,
+                    clients=list(self._clients),
+                    open=self._open,
+                ),
+            )
+        except OSError as error:
+            log.warning("the checkpoint of %s could not be written: %s", self.directory, error)
+
+    # ---- signing ------------------------------------------------------------------------------
+
+    def _now_ms(self) -> int:
+        """The time of the TSE: that of the host, but never before the last message."""
+        unix_ms = (self._clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
+        unix_ms -= unix_ms % self._resolution_ms
+        return unix_ms if unix_ms > self._last_ms else self._last_ms
+
+    def _next_counter(self) -> int:
+        if self._in_doubt:
+            self._recover()
+        if self._counter >= self._max_signatures:
+            raise TseRejected(
+                "SIGNATURE_LIMIT",
+                f"The TSE has made {self._counter} of at most {self._max_signatures} signatures.",
+            )
+        return self._counter + 1
+
+    def _commit(
+        self,
+        op: int,
+        counter: int,
+        number: int,
+        unix_ms: int,
+        start_unix_ms: int,
+        queue_item_id: bytes,
+        client_id: bytes,
+        digest: bytes,
+    ) -> tuple[int, bytes]:
+        """Sign what was built last and write it; return the record's offset and the signature.
+
+        Until the caller has taken over the change in memory the TSE is in doubt about it: should the thread
+        be interrupted in between, the next call reads the log again.
+        """
+        signature = plain_signature(self._key.sign(digest, self._prehashed), self._scalar_size)
+        message = self._builder.seal(signature)
+        self._in_doubt = True
+        try:
+            offset = self._log.append(
+                op, counter, number, unix_ms, start_unix_ms, queue_item_id, client_id, message
+            )
+        except TseRejected:
+            self._in_doubt = False
+            raise
+        self._counter = counter
+        self._last_ms = unix_ms
+        return offset, signature
+
+    def _settle(self) -> None:
+        self._in_doubt = False
+        if self._counter >= self._checkpoint_at:
+            self._checkpoint()
+
+    def _check_transaction(self, call: Call) -> tuple[bytes, bytes]:
+        """Refuse a call the TSE must not execute; return client id and process type as bytes."""
+        if self._state is not TseStates.INITIALIZED:
+            raise wrong_state(self._state)
+        client_id = self._clients.get(call.client_id)
+        if client_id is None:
+            raise client_not_registered(call.client_id)
+        if len(call.process_type) > MAX_PROCESS_TYPE_CHARACTERS:
+            raise ClientError(
+                "INVALID_PROCESS_DATA",
+                f"ProcessType has {len(call.process_type)} characters, at most "
+                f"{MAX_PROCESS_TYPE_CHARACTERS} are allowed.",
+            )
+        if len(call.process_data) > MAX_PROCESS_DATA_BYTES:
+            raise ClientError(
+                "INVALID_PROCESS_DATA",
+                f"The process data has {len(call.process_data)} bytes, at most {MAX_PROCESS_DATA_BYTES} "
+                "are allowed.",
+            )
+        return client_id, call.process_type.encode()
+
+    def start(self, call: Call, deadline: Deadline | None) -> Signed:
+        counter = self._next_counter()
+        client_id, process_type = self._check_transaction(call)
+        if len(self._open) >= self._max_open:
+            raise TseRejected(
+                "TRANSACTION_LIMIT",
+                f"The TSE has {len(self._open)} of at most {self._max_open} open transactions.",
+            )
+        if self._number >= MAX_COUNTER:
+            raise TseRejected(
+                "TRANSACTION_LIMIT",
+                f"The TSE has given out {self._number} of at most {MAX_COUNTER} transaction numbers.",
+            )
+        number = self._number + 1
+        unix_ms = self._now_ms()
+        digest = self._builder.transaction(
+            LOG_START, client_id, call.process_data, process_type, number, counter, unix_ms
+        )
+        item = call.queue_item_id
+        offset, signature = self._commit(
+            records.OP_START, counter, number, unix_ms, 0, item.encode(), client_id, digest
+        )
+        self._number = number
+        self._open[number] = (call.client_id, unix_ms)
+        if item:
+            self._remember((records.OP_START, call.client_id, item, 0), offset)
+        self._settle()
+        return Signed(number, counter, _ticks(unix_ms), signature)
+
+    def update(self, call: Call, deadline: Deadline | None) -> Signed:
+        return self._continue(call, LOG_UPDATE, records.OP_UPDATE)
+
+    def finish(self, call: Call, deadline: Deadline | None) -> Signed:
+        return self._continue(call, LOG_FINISH, records.OP_FINISH)
+
+    def _continue(self, call: Call, operation: int, op: int) -> Signed:
+        counter = self._next_counter()
+        client_id, process_type = self._check_transaction(call)
+        number = call.transaction_number
+        opened = self._open.get(number)
+        if opened is None:
+            raise transaction_not_open(number)
+        started_ms = opened[1]
+        unix_ms = self._now_ms()
+        digest = self._builder.transaction(
+            operation, client_id, call.process_data, process_type, number, counter, unix_ms
+        )
+        item = call.queue_item_id
+        offset, signature = self._commit(
+            op, counter, number, unix_ms, started_ms, item.encode(), client_id, digest
+        )
+        if op == records.OP_FINISH:
+            del self._open[number]
+        if item:
+            self._remember((op, call.client_id, item, number), offset)
+        self._settle()
+        return Signed(number, counter, _ticks(unix_ms), signature, _ticks(started_ms))
+
+    # ---- administration -----------------------------------------------------------------------
+
+    def _system(
+        self,
+        name: str,
+        data: bytes,
+        op: int,
+        *,
+        client_id: str = "",
+        user: str | None = "admin",
+        unix_ms: int | None = None,
+    ) -> None:
+        """Sign and write one system log; ``op`` is what it changes."""
+        counter = self._next_counter()
+        if unix_ms is None:
+            unix_ms = self._now_ms()
+        digest = self._builder.system(
+            name.encode(),
+            data,
+            counter,
+            unix_ms,
+            origin=b"integration-interface" if user is not None else b"device",
+            user=None if user is None else user.encode(),
+        )
+        self._commit(op, counter, 0, unix_ms, 0, b"", client_id.encode(), digest)
+        if op == records.OP_REGISTER:
+            self._clients[client_id] = client_id.encode()
+        elif op == records.OP_UNREGISTER:
+            del self._clients[client_id]
+        elif op == records.OP_INITIALIZE:
+            self._state = TseStates.INITIALIZED
+        elif op == records.OP_TERMINATE:
+            self._state = TseStates.TERMINATED
+        self._settle()
+
+    def _data(self, *fields: tuple[int, bytes]) -> bytes:
+        """systemOperationData (version 2, context tags) or eventData (version 3, universal tags).
+
+        A field is its universal tag and its content, shorter than 128 bytes.
+        """
+        first_context_tag = 0x81
+        v2 = self.description.log_version == 2
+        return b"".join(
+            bytes((first_context_tag + index if v2 else tag, len(content))) + content
+            for index, (tag, content) in enumerate(fields)
+        )
+
+    def _time(self, unix_ms: int) -> tuple[int, bytes]:
+        tlv = time_tlv(self._time_format, unix_ms)
+        return tlv[0], tlv[2:]
+
+    def set_state(self, target: TseStates, deadline: Deadline | None) -> None:
+        if target is TseStates.INITIALIZED and self._state is TseStates.UNINITIALIZED:
+            # The state changes with the last message: dying in between leaves the TSE uninitialised.
+            self._system("startAudit", b"", records.OP_OTHER, user=None)
+            self._update_time()
+            data = b""
+            if self.description.log_version == 2:
+                data = self._data((_PRINTABLE_STRING, FIRMWARE.encode()))
+            self._system("initialize", data, records.OP_INITIALIZE)
+        elif target is TseStates.TERMINATED and self._state is TseStates.INITIALIZED:
+            unix_ms = self._now_ms()
+            data = self._data(self._time(unix_ms)) if self.description.log_version == 2 else b""
+            self._system("disableSecureElement", data, records.OP_TERMINATE, unix_ms=unix_ms)
+        elif target is not self._state:
+            raise terminated() if self._state is TseStates.TERMINATED else wrong_state(self._state)
+        self._checkpoint()
+
+    def validate_client_id(self, client_id: str) -> None:
+        if not _CLIENT_ID.fullmatch(client_id):
+            raise ClientError(
+                "INVALID_CLIENT_ID",
+                f"The client id {client_id!r} must have 1 to 64 characters out of A-Z a-z 0-9 space "
+                "' ( ) + , - . = (TR-03151-1 Annex A).",
+            )
+
+    def register(self, client_id: str, deadline: Deadline | None) -> None:
+        self.validate_client_id(client_id)
+        self._require_initialized()
+        if client_id in self._clients:
+            return
+        if len(self._clients) >= self._max_clients:
+            raise client_limit(len(self._clients), self._max_clients)
+        data = self._data((_PRINTABLE_STRING, client_id.encode()))
+        self._system("registerClient", data, records.OP_REGISTER, client_id=client_id)
+
+    def unregister(self, client_id: str, deadline: Deadline | None) -> None:
+        self._require_initialized()
+        if client_id not in self._clients:
+            return
+        numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
+        if numbers:
+            raise client_has_open_transactions(client_id, numbers)
+        data = self._data((_PRINTABLE_STRING, client_id.encode()))
+        self._system("deregisterClient", data, records.OP_UNREGISTER, client_id=client_id)
+
+    def _require_initialized(self) -> None:
+        if self._state is not TseStates.INITIALIZED:
+            raise wrong_state(self._state)
+
+    def set_time(self, deadline: Deadline | None) -> None:
+        """Set the time of the TSE to that of the host; does nothing unless initialised.
+
+        The one way to make logTime go back after the host's clock was wrong (TR-03151-1 §4.4.4).
+        """
+        if self._state is TseStates.INITIALIZED:
+            self._update_time()
+
+    def _update_time(self) -> None:
+        host_ms = (self._clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
+        host_ms -= host_ms % self._resolution_ms
+        data = self._data(self._time(self._now_ms()), self._time(host_ms))
+        self._system("updateTime", data, records.OP_OTHER, unix_ms=host_ms)
+
+    def self_test(self, deadline: Deadline | None) -> None:
+        """Sign and verify something that is no log message. Raises ``TseRejected`` SECURE_STATE."""
+        if self._in_doubt:
+            self._recover()
+        digest = os.urandom(self._curve.algorithm.hash.digest_size)
+        try:
+            self._chain.public_key.verify(self._key.sign(digest, self._prehashed), digest, self._prehashed)
+        except InvalidSignature as error:
+            raise TseRejected("SECURE_STATE", "The key of the TSE does not fit its certificate.") from error
+
+    # ---- reading ------------------------------------------------------------------------------
+
+    def info(self, deadline: Deadline | None) -> TseInfo:
+        if self._in_doubt:
+            self._recover()
+        return msgspec.structs.replace(
+            self._static,
+            current_number_of_clients=len(self._clients),
+            current_client_ids=list(self._clients),
+            current_number_of_started_transactions=len(self._open),
+            current_started_transaction_numbers=list(self._open),
+            current_number_of_signatures=self._counter,
+            current_log_memory_size=self._log.end,
+            current_state=self._state,
+        )
+
+    def _static_info(self) -> TseInfo:
+        """What does not change while the TSE is open, with zeros for the rest."""
+        return TseInfo(
+            max_number_of_clients=self._max_clients,
+            current_number_of_clients=0,
+            current_client_ids=[],
+            max_number_of_started_transactions=self._max_open,
+            current_number_of_started_transactions=0,
+            current_started_transaction_numbers=[],
+            max_number_of_signatures=self._max_signatures,
+            current_number_of_signatures=0,
+            max_log_memory_size=2**63 - 1,
+            current_log_memory_size=0,
+            current_state=TseStates.UNINITIALIZED,
+            firmware_identification=FIRMWARE,
+            certification_identification=CERTIFICATION,
+            signature_algorithm=self._curve.algorithm.name,
+            log_time_format=self._time_format.text,
+            serial_number_octet=self._chain.serial.hex(),
+            public_key_base64=base64.b64encode(self._chain.point).decode("ascii"),
+            certificates_base64=[base64.b64encode(der).decode("ascii") for der in self._chain.der],
+            info={"tse_description": FIRMWARE, "notice": NOT_CERTIFIED_WARNING},
+        )
+
+    def recall(self, call: Call) -> Remembered | None:
+        if self._in_doubt:
+            self._recover()
+        op = _OPS[call.op]
+        key = (op, call.client_id, call.queue_item_id, call.transaction_number)
+        offset = self._recent.get(key)
+        if offset is None:
+            offset = self._older.get(key)
+        if offset is not None:
+            record: Record | None = self._log.read(offset)
+        else:
+            record = self._log.find_last(
+                op,
+                call.queue_item_id.encode(),
+                call.client_id.encode(),
+                None if op == records.OP_START else call.transaction_number,
+            )
+        if record is None:
+            return None
+        message = parse(record.message)
+        executed = Call(
+            call.op,
+            record.client_id,
+            call.transaction_number,
+            message.process_type or "",
+            message.process_data or b"",
+            record.queue_item_id,
+        )
+        signed = Signed(
+            record.number,
+            record.counter,
+            _ticks(record.unix_ms),
+            message.signature,
+            None if op == records.OP_START else _ticks(record.start_unix_ms),
+            record.message,
+        )
+        return Remembered(request_sha256(executed), signed)
+
+    def reconcile(
+        self, call: Call, open_before: frozenset[int] | None, deadline: Deadline | None
+    ) -> Signed | Verdict:
+        remembered = self.recall(call)
+        return Verdict.NOT_EXECUTED if remembered is None else remembered.signed
+
+    def messages(self, from_counter: int = 1) -> Iterator[tuple[int, bytes]]:
+        """Read the log: signatureCounter and DER of every message from ``from_counter`` on.
+
+        May be called while others sign; ends with what was written at the call. Raises ``Misconfigured``
+        LOG_DAMAGED.
+        """
+        for record in self._log.records():
+            if record.counter >= from_counter:
+                yield record.counter, record.message
+
+    @property
+    def chain(self) -> Chain:
+        """The certificates of the TSE."""
+        return self._chain
+
+    def close(self) -> None:
+        """Write a checkpoint and give the folder free."""
+        if not self._in_doubt:
+            self._checkpoint()
+        self._log.sync()
+        self._resources.close()
+
+
+_PRINTABLE_STRING: Final = 0x13
+
+
+def _ticks(unix_ms: int) -> int:
+    return UNIX_EPOCH_TICKS + unix_ms * TICKS_PER_MILLISECOND
+
+
+def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFormat, clock: Clock) -> None:
+    """Make key, certificates and description. A folder with a log but no description is left alone."""
+    if (directory / "messages.log").exists():
+        raise records.damaged(f"{directory} holds a log, but no tse.json to it.")
+    created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
+        milliseconds=(clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
+    )
+    key = ec.generate_private_key(curve.curve)
+    chain = create_test_chain(key.public_key(), created)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    description = Description(
+        format=FORMAT,
+        serial=serial_of_point(point_of(key.public_key())).hex(),
+        curve=curve.name,
+        log_version=log_version,
+        time_format=time_format.text,
+        created_utc=created.isoformat(timespec="seconds"),
+        notice=NOT_CERTIFIED_WARNING,
+    )
+    write_atomically(directory / "key.pem", pem, 0o600)
+    write_atomically(directory / "chain.pem", chain.pem)
+    write_atomically(
+        directory / "tse.json", msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
+    )
+    sync_folder(directory)
+
+
+def _description(directory: Path) -> Description:
+    try:
+        description = msgspec.json.decode((directory / "tse.json").read_bytes(), type=Description)
+    except (OSError, msgspec.DecodeError) as error:
+        raise records.damaged(f"{directory / 'tse.json'} cannot be read: {error}.") from error
+    if description.format != FORMAT:
+        raise Misconfigured(
+            "LOG_DAMAGED", f"{directory} has format {description.format}; this version reads {FORMAT}."
+        )
+    return description
+
+
+def _credentials(directory: Path, description: Description) -> tuple[ec.EllipticCurvePrivateKey, Chain]:
+    """Read key and certificates, and check that they belong together."""
+    try:
+        key = serialization.load_pem_private_key((directory / "key.pem").read_bytes(), None)
+        chain = load_chain([(directory / "chain.pem").read_bytes()])
+    except (OSError, ValueError, TypeError) as error:
+        raise records.damaged(f"Key or certificates in {directory} cannot be read: {error}.") from error
+    if (
+        not isinstance(key, ec.EllipticCurvePrivateKey)
+        or point_of(key.public_key()) != chain.point
+        or chain.serial.hex() != description.serial
+    ):
+        raise records.damaged(f"Key, certificates and tse.json in {directory} do not belong together.")
+    return key, chain
