@@ -30,6 +30,19 @@ def declarations() -> str:
     return "\n".join(blocks)
 
 
+# cffi gives the interpreter lock away around every call. The calls of the core are shorter than the thread
+# switch that invites: under load a receipt would stand in line for the lock a dozen times for nothing.
+PREAMBLE = """
+#ifdef Py_BEGIN_ALLOW_THREADS
+#undef Py_BEGIN_ALLOW_THREADS
+#undef Py_END_ALLOW_THREADS
+#define Py_BEGIN_ALLOW_THREADS {
+#define Py_END_ALLOW_THREADS }
+#endif
+#include "fiskal.h"
+"""
+
+
 def ffibuilder() -> FFI:
     ffi = FFI()
     ffi.cdef(declarations())
@@ -39,7 +52,7 @@ def ffibuilder() -> FFI:
         compile_args = ["-O3", "-std=c11", "-fvisibility=hidden"]
     ffi.set_source(
         "fiskal._core",
-        '#include "fiskal.h"',
+        PREAMBLE,
         sources=[f"csrc/{path.name}" for path in sorted(CSRC.glob("*.c"))],
         include_dirs=["csrc"],
         extra_compile_args=compile_args + os.environ.get("FISKAL_CFLAGS", "").split(),

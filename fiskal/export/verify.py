@@ -12,7 +12,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fiskal.core import chain_hash, parse_moment, prepare, sha256
 from fiskal.errors import FiskalError
@@ -184,7 +184,7 @@ class _Checker:
                 self._report.add(where, f"{name} is {column!r} in the journal, {value!r} in the request")
         return request.total
 
-    def _response(self, where: str, item: QueueItemRow, answer: AnswerRow) -> dict[str, object] | None:
+    def _response(self, where: str, item: QueueItemRow, answer: AnswerRow) -> dict[str, Any] | None:
         try:
             response = json.loads(answer.response)
             pairs = (
@@ -244,10 +244,10 @@ class _Checker:
 
     # ---- signatures -----------------------------------------------------------------------------
 
-    def _signatures(self, where: str, response: dict[str, object], answer: AnswerRow) -> None:
+    def _signatures(self, where: str, response: dict[str, Any], answer: AnswerRow) -> None:
         items = [
             _Item(each["ftSignatureType"] & _TYPE_MASK, each.get("Caption") or "", each["Data"] or "")
-            for each in response["ftSignatures"]  # type: ignore[attr-defined]
+            for each in response["ftSignatures"]
         ]
         try:
             calls = _parse_calls(answer.tse_calls)

@@ -49,7 +49,11 @@ class ReceiptCase(enum.IntEnum):
 LAST_RECEIPT_CASE: Final = ReceiptCase.MIGRATION
 
 
-class ReceiptFlag(enum.IntFlag):
+# The flags are IntEnums, not IntFlags: an IntFlag makes a new member at every `&`, which costs more than the
+# whole decoding of a receipt in the core.
+
+
+class ReceiptFlag(enum.IntEnum):
     """Flags of ftReceiptCase. The name of 0x0100_0000 depends on the case."""
 
     FAILED_RECEIPT = 0x0001_0000
@@ -73,14 +77,14 @@ class ReceiptFlag(enum.IntFlag):
     RECEIPT_REQUEST = 0x8000_0000_0000
 
 
-class ItemFlag(enum.IntFlag):
+class ItemFlag(enum.IntEnum):
     """Flags of ftChargeItemCase and ftPayItemCase."""
 
     TAKE_AWAY = 0x0001_0000
     POSITION_CANCELLATION = 0x0020_0000
 
 
-class State(enum.IntFlag):
+class State(enum.IntEnum):
     """Bits of ftState below the country."""
 
     READY = 0

@@ -73,6 +73,8 @@ def encode_response(response: ReceiptResponse) -> bytes:
     optional members without value left out, everything but control characters, U+0085, U+2028 and U+2029
     as UTF-8."""
     data = _encoder.encode(response)
+    if data.isascii():
+        return data
     if b"\xc2\x85" in data:
         data = data.replace(b"\xc2\x85", b"\\u0085")
     if b"\xe2\x80\xa8" in data:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+
+GuidSource = Callable[[], str]
+"""Gives a GUID as lower-case text with dashes."""
 
 
-class Guid(NamedTuple):
-    """``text`` is lower case with dashes; ``bytes_le`` has the first three groups little endian."""
-
-    text: str
-    bytes_le: bytes
-
-
-GuidSource = Callable[[], Guid]
-
-
-def new_guid() -> Guid:
+def new_guid() -> str:
     """A random GUID (version 4)."""
-    raw = bytearray(os.urandom(16))
-    raw[6] = raw[6] & 0x0F | 0x40
-    raw[8] = raw[8] & 0x3F | 0x80
+    raw = os.urandom(16)
     digits = raw.hex()
-    return Guid(
-        f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}",
-        bytes(raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]),
-    )
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[raw[8] & 3]}{digits[17:20]}-{digits[20:]}"
+
+
+def bytes_le(guid: str) -> bytes:
+    """A GUID as 16 bytes in .NET order: the first three groups little endian."""
+    raw = bytes.fromhex(guid.replace("-", ""))
+    return raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]

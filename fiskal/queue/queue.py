@@ -33,7 +33,7 @@ from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_res
 from fiskal.queue import checks, identity, modes, receipt_request
 from fiskal.queue.binding import ScuBinding
 from fiskal.queue.fairlock import FairLock
-from fiskal.queue.ids import GuidSource
+from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.receipts import business, closings, lifecycle, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
@@ -168,7 +168,7 @@ class Queue:
         item = QueueItemRow(
             state.queue_no,
             state.queued_row + 1,
-            self._new_guid().text,
+            self._new_guid(),
             now,
             self.settings.timeout_ms,
             request.receipt_moment_ticks,
@@ -248,7 +248,7 @@ class Queue:
         journal_id = self._new_guid()
         number = state.receipt_numerator + 1
         _, response_hash, chain_hash, chain_hash_base64 = complete(
-            state.receipt_hash, journal_id.bytes_le, now, number, request.request_hash, text
+            state.receipt_hash, bytes_le(journal_id), now, number, request.request_hash, text
         )
         total = request.total
         change = Change()
@@ -268,7 +268,7 @@ class Queue:
             ReceiptRow(
                 item.queue_no,
                 number,
-                journal_id.text,
+                journal_id,
                 now,
                 total,
                 item.ftQueueItemId,
@@ -427,7 +427,7 @@ class Queue:
     def _action_rows(self, actions: list[Action], item_id: str, now: int) -> list[ActionRow]:
         return [
             ActionRow(
-                self._new_guid().text,
+                self._new_guid(),
                 self.queue_id,
                 item_id if action.item_id is None else action.item_id,
                 now,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from fiskal.germany import texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from fiskal.queue.binding import ScuBinding
     from fiskal.queue.settings import QueueSettings
     from fiskal.queue.state import QueueState
+
+
+_Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow)
 
 
 class Action(NamedTuple):
@@ -113,17 +116,18 @@ class Effects:
 
     def apply(self, transactions: Transactions) -> None:
         """Bring the queue's memory up to what was made durable, and forget the effects."""
-        for effects, table in (
-            (self.open, transactions.open),
-            (self.failed_starts, transactions.failed_starts),
-            (self.failed_finishes, transactions.failed_finishes),
-        ):
-            for reference, row in effects.items():  # type: ignore[attr-defined]
-                if row is None:
-                    table.pop(reference, None)  # type: ignore[attr-defined]
-                else:
-                    table[reference] = row  # type: ignore[index]
-            effects.clear()  # type: ignore[attr-defined]
+        _merge(self.open, transactions.open)
+        _merge(self.failed_starts, transactions.failed_starts)
+        _merge(self.failed_finishes, transactions.failed_finishes)
+
+
+def _merge(effects: dict[str, _Row | None], table: dict[str, _Row]) -> None:
+    for reference, row in effects.items():
+        if row is None:
+            table.pop(reference, None)
+        else:
+            table[reference] = row
+    effects.clear()
 
 
 class Work:

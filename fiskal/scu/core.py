@@ -57,7 +57,6 @@ from fiskal.scu.errors import (
     TseRejected,
     Unreachable,
 )
-from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.scu.refusals import (
     certificate_expired,
     client_has_open_transactions,
@@ -68,6 +67,7 @@ from fiskal.scu.refusals import (
     wrong_state,
 )
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
+from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse
 from fiskal.tse.verify import SignatureCheck, Statement
 

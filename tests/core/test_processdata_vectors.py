@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fiskal._core import ffi, lib
 
 from fiskal import core
+from fiskal._core import ffi, lib
 
 VECTORS = [
     json.loads(line)

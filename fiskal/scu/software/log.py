@@ -140,9 +140,7 @@ class RecordLog:
             try:
                 _sync(self._fd)
             except OSError as error:
-                raise OutcomeUnknown(
-                    "INTERNAL", f"The TSE's log could not be synced: {error}."
-                ) from error
+                raise OutcomeUnknown("INTERNAL", f"The TSE's log could not be synced: {error}.") from error
         self.end = offset + written
         return offset
 
