@@ -23,10 +23,9 @@ from fiskal.host import config as configs
 from fiskal.pos import ReceiptRequest, ReceiptResponse
 from fiskal.tse.verify import verify_qr
 
-NOTICE = (
-    "This demo signs with the SOFTWARE TSE of fiskal. It is for development and testing only; it is NO\n"
-    "certified TSE, and nothing that it signs counts before the law."
-)
+NOTICE = """\
+This demo signs with the SOFTWARE TSE of fiskal. It is for development and
+testing only: it is NO certified TSE, and what it signs has no legal value."""
 
 
 @click.command("demo")

@@ -72,5 +72,7 @@ def command(
         click.echo(f"ftQueueID    {queue.id}  (serial number {queue.client_id})")
     click.echo()
     click.echo("This host signs with a software TSE: for development and testing, no certified TSE.")
-    click.echo("A queue begins with a start receipt:")
-    click.echo(f"  fiskal sample start --data {data} | fiskal sign --data {data}")
+    click.echo("Every queue begins with a start receipt:")
+    for queue in config.queues:
+        which = f" --queue-id {queue.id}" if queues > 1 else ""
+        click.echo(f"  fiskal sample start --data {data} | fiskal sign --data {data}{which}")

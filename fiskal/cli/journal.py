@@ -103,6 +103,8 @@ def command(
         if out is None:
             for chunk in chunks:
                 common.write(chunk)
+            if sys.stdout.isatty():
+                click.echo()
             return
         # How long a journal will be is not known before; the bar only shows that it grows.
         watched: Iterable[bytes]
