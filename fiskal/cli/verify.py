@@ -43,9 +43,9 @@ def qr(ctx: click.Context, text: str, as_json: bool) -> None:
       zbarimg --raw -q receipt.png | fiskal verify qr
     """
     if text == "-":
-        text = sys.stdin.read()
-    # A scanner ends its text with a line break; a CR inside is part of an order's process data.
-    result = verify_qr(text.rstrip("\r\n"))
+        # As bytes: reading text would turn the CR between the lines of an order into LF.
+        text = sys.stdin.buffer.read().decode(errors="replace")
+    result = verify_qr(text.rstrip("\r\n"))  # a scanner ends its text with a line break
     found = result.qr
     facts: dict[str, Any] = {}
     if found is not None:
