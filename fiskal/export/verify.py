@@ -240,7 +240,9 @@ class _Checker:
         except (ValueError, OverflowError) as error:
             report.add(where, f"the hash cannot be computed: {error}")
             return
-        if computed != stored_hash:
+        if str(uuid.UUID(receipt.ftReceiptJournalId)) != receipt.ftReceiptJournalId:
+            report.add(where, f"ftReceiptJournalId {receipt.ftReceiptJournalId!r} is not as it was written")
+        if base64.b64encode(computed).decode() != receipt.ftReceiptHash:
             report.add(where, "ftReceiptHash is not the hash of this receipt and the one before")
         # going on from what is stored: one broken link is reported once, not for every receipt behind it
         self._previous = stored_hash

@@ -98,6 +98,8 @@ def change(value: object, where: int) -> object:
     if isinstance(value, int):
         return value + 1
     text = str(value)
+    if not text:
+        return "A"
     at = where % len(text)
     other = "1" if text[at] == "0" else "0" if text[at].isdigit() else "A" if text[at] != "A" else "B"
     return text[:at] + other + text[at + 1 :]
