@@ -11,7 +11,7 @@ import binascii
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 from fiskal.core import chain_hash, parse_moment, prepare, sha256
@@ -27,6 +27,7 @@ MAX_PROBLEMS = 1_000
 Progress = Callable[[int, int], None]
 """Called with (rows checked, rows in all)."""
 
+_EXACT = Context(prec=200)
 _ERROR_STATE = 0xEEEE_EEEE
 _TYPE_MASK = 0xFFFF
 _T = SignatureType
@@ -226,7 +227,7 @@ class _Checker:
         stored_total = self._decimal(where, "ftReceiptTotal", receipt.ftReceiptTotal)
         if total is not None and stored_total != Decimal(total):
             report.add(where, f"ftReceiptTotal is {receipt.ftReceiptTotal}, the request says {total}")
-        self._total += stored_total
+        self._total = _EXACT.add(self._total, stored_total)
         try:
             computed = chain_hash(
                 self._previous,

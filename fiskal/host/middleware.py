@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -54,6 +55,12 @@ def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Sc
 DRIVERS: dict[str, Callable[[Path, dict[str, Any], Clock], Scu]] = {"software": open_software_scu}
 """Drivers by the name they have in ``fiskal.json``."""
 
+IN_PROCESS_TURN = threading.Lock()
+"""Software TSEs compute in this process. Under the interpreter lock two of them at once are no faster than one
+after the other, only interrupted at every signature; so the receipts of a host take turns at them."""
+
+TURNS = {"software": IN_PROCESS_TURN}
+
 
 class Middleware:
     """Echo, Sign and Journal for all queues of one host. Thread-safe; close it when done.
@@ -92,7 +99,10 @@ class Middleware:
                     f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
                 )
             self._bindings[scu.id] = ScuBinding(
-                scu.id, _opener(scu, self.folder, given.get(scu.id), clock), stored.get(scu.id)
+                scu.id,
+                _opener(scu, self.folder, given.get(scu.id), clock),
+                stored.get(scu.id),
+                None if scu.id in given else TURNS.get(scu.driver),
             )
 
     def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:

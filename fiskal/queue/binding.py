@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -26,8 +27,16 @@ class ScuBinding:
     failed mode. The certification id is printed on every receipt but must never fail one: it comes from here.
     """
 
-    def __init__(self, scu_id: str, open_scu: Callable[[], Scu], stored: ScuRow | None = None) -> None:
+    def __init__(
+        self,
+        scu_id: str,
+        open_scu: Callable[[], Scu],
+        stored: ScuRow | None = None,
+        turn: AbstractContextManager[object] | None = None,
+    ) -> None:
         self.scu_id = scu_id
+        self.turn = nullcontext() if turn is None else turn
+        """Held while a receipt uses the SCU; for SCUs that share something scarce, such as this process."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()

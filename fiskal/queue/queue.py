@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any
 
 from fiskal.clock import Clock
@@ -222,7 +221,8 @@ class Queue:
         if handler is None:
             handler = business.pos if work.request.process_type == "Kassenbeleg-V1" else business.other
         try:
-            return handler(work)
+            with self.binding.turn:
+                return handler(work)
         except (ClientError, NotSupported):
             raise
         except ScuError as error:
@@ -281,7 +281,7 @@ class Queue:
         state.receipt_numerator = number
         state.receipt_hash = chain_hash
         state.receipt_hash_base64 = chain_hash_base64
-        state.receipt_totalizer += Decimal(total)
+        state.add_to_totalizer(total)
         if outcome.updates:
             for name, value in outcome.updates.items():
                 setattr(state, name, value)
@@ -292,9 +292,12 @@ class Queue:
             scu_row = self.binding.unsaved(now)
             if scu_row is not None:
                 change.scus.append(scu_row)
-        work.effects.write(state.queue_no, change)
-        self._commit(change)
-        work.effects.apply(self._transactions)
+        if work.effects:
+            work.effects.write(state.queue_no, change)
+            self._commit(change)
+            work.effects.apply(self._transactions)
+        else:
+            self._commit(change)
         self._stale = False
         return text
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 
 from fiskal.store.interface import QueueRow
+
+_EXACT = Context(prec=200, traps=[Inexact])
 
 
 class QueueState:
@@ -62,6 +64,10 @@ class QueueState:
         self.used_failed_max = row.UsedFailedMomentMax
         self.used_failed_queue_item_id = row.UsedFailedQueueItemId
         self.daily_closing_number = row.DailyClosingNumber
+
+    def add_to_totalizer(self, total: str) -> None:
+        """Exactly, whatever the scale: the default context would round to 28 digits."""
+        self.receipt_totalizer = _EXACT.add(self.receipt_totalizer, Decimal(total))
 
     @property
     def active(self) -> bool:

@@ -96,6 +96,9 @@ class Effects:
         self.failed_starts: dict[str, FailedTransactionRow | None] = {}
         self.failed_finishes: dict[str, FailedTransactionRow | None] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self.open or self.failed_starts or self.failed_finishes)
+
     def write(self, queue_no: int, change: Change) -> None:
         """Add the effects to ``change``."""
         for reference, row in self.open.items():
@@ -225,10 +228,10 @@ class Work:
 
     # ---- TSE primitives -------------------------------------------------------------------------
 
-    def start(self, reference: str, *, implicit: bool = False) -> StartTransactionResponse:
+    def start(self, reference: str) -> StartTransactionResponse:
         """TX-START: begin a transaction and note it as open."""
         response = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
-        self.note_open(reference, response, implicit=implicit)
+        self.note_open(reference, response)
         return response
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
@@ -296,9 +299,12 @@ class Work:
         self, reference: str, process_type: str, process_data_base64: str
     ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
         """TX-IMPL: start and finish back to back. If the finish fails, the open row stays as an orphan."""
-        start = self.start(reference, implicit=True)
-        finish = self.finish(start.transaction_number, process_type, process_data_base64)
-        self.effects.open[reference] = None
+        start = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
+        try:
+            finish = self.finish(start.transaction_number, process_type, process_data_base64)
+        except BaseException:
+            self.note_open(reference, start, implicit=True)
+            raise
         return start, finish
 
     def abort(self, number: int) -> FinishTransactionResponse:
