@@ -577,6 +577,7 @@ def internal() -> FiskalError:
     ("error", "status", "code"),
     [
         (ReceiptRejected("JSON_SYNTAX", "no JSON"), 400, "JSON_SYNTAX"),
+        (ReceiptRejected("JSON_TOO_LARGE", "too large"), 413, "JSON_TOO_LARGE"),
         (ClientError("BAD", "wrong"), 400, "BAD"),
         (QueueBusy("busy"), 503, "QUEUE_BUSY"),
         (Unreachable("TIMEOUT", "no answer", retry_after_ms=2500), 503, "TIMEOUT"),
@@ -669,6 +670,7 @@ def test_openapi_is_whole(client: TestClient[Application]) -> None:
     assert set(openapi.EXAMPLE) <= set(members)
     assert members["ftReceiptCase"] == {"type": "integer", "format": "int64", "default": 0}
     assert schemas["ChargeItem"]["properties"]["Amount"]["type"] == "number"
+    assert schemas["ReceiptRequest"]["required"] == ["cbReceiptMoment"]
     assert "ftSignatures" in schemas["ReceiptResponse"]["required"]
     assert set(schemas["Problem"]["properties"]) == {
         "title", "status", "detail", "code", "field", "hint", "response",
