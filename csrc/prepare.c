@@ -1,7 +1,8 @@
 /* One call from the bytes of the POS to everything the queue needs to know about a request. */
 #include "internal.h"
 
-static size_t align(size_t offset) { return (offset + 15u) & ~(size_t)15u; }
+/* Bytes to skip so that records are aligned; they keep each other aligned from there on. */
+static size_t padding_of(const uint8_t *arena) { return (size_t)(0u - (uintptr_t)arena) & 15u; }
 
 static fk_slice begin_slice(const writer *w) {
     fk_slice slice = {(int64_t)w->length, 0};
@@ -82,16 +83,15 @@ static int no_space(fk_error *error, size_t needed) {
 int fk_prepare(const uint8_t *json, size_t length, uint32_t options, uint32_t max_items, uint8_t *arena,
                size_t capacity, fk_prepared *out, fk_error *error) {
     receipt_record r;
-    size_t used = align((size_t)(uintptr_t)arena) - (size_t)(uintptr_t)arena;
+    size_t used = padding_of(arena);
     if (capacity < 4096) return no_space(error, 65536);
     int status = request_scan(json, length, max_items, arena, capacity, &used, &r, error);
     if (status == FK_E_SPACE) return no_space(error, 4 * capacity);
     if (status != FK_OK) return status;
 
-    used = align(used);
     size_t item_count = r.charge_count + r.pay_count;
-    /* no text grows by more than its escapes, no item has more than these bytes of its own */
-    size_t needed = used + item_count * sizeof(fk_item) + 16 * length + 1024 * item_count + 8192;
+    /* every text at most: decoded twice, escaped in the canonical text (3), doubled in processData and Base64 (5) */
+    size_t needed = used + item_count * sizeof(fk_item) + 10 * length + 1024 * item_count + 8192;
     if (used + item_count * sizeof(fk_item) > capacity) return no_space(error, needed);
     fk_item *items = (fk_item *)(void *)(arena + used);
     writer w = {(char *)arena, used + item_count * sizeof(fk_item), capacity};

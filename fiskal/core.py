@@ -1,7 +1,8 @@
 """The only door to the compiled core: Python types in, Python types out, C errors as exceptions.
 
 Every function may be called from many threads at once. Each thread owns one scratch area that its calls
-reuse, because on the way of a receipt allocating buffers would cost more than the work itself.
+reuse, because on the way of a receipt allocating buffers would cost more than the work itself. The one
+place they must not be called from is a signal handler, which could cut into such a call of its own thread.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MAX_ITEMS: Final = 10_000
 
 _FIRST_ARENA: Final = 64 * 1024
 _KEPT_ARENA: Final = 1024 * 1024  # one huge request must not hold memory of its thread for ever
+_new_arena: Final = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Kind(IntEnum):
@@ -82,7 +84,7 @@ class _Scratch(threading.local):
         self.set_arena(_FIRST_ARENA)
 
     def set_arena(self, size: int) -> None:
-        self.arena = ffi.new("uint8_t[]", size)
+        self.arena = _new_arena("uint8_t[]", size)
         self.arena_bytes = ffi.buffer(self.arena)
         self.arena_size = size
 
@@ -274,13 +276,13 @@ _PAYLOAD_ERRORS: Final[dict[int, tuple[str, str, str]]] = {
     lib.FK_E_CURRENCY_MISSING: (
         "CURRENCY_DATA_MISSING",
         "ftPayItemCaseData must not be empty when using ftPayItemCase {case:x}.",
-        'send {{"CurrencyCode":"USD","ForeignCurrencyAmount":5.00}} as a JSON string',
+        'send {"CurrencyCode":"USD","ForeignCurrencyAmount":5.00} as a JSON string',
     ),
     lib.FK_E_CURRENCY_INVALID: (
         "CURRENCY_DATA_INVALID",
         "ftPayItemCaseData must contain a JSON object with 'ForeignCurrencyAmount' and 'CurrencyCode' "
         "when using ftPayItemCase {case:x}.",
-        'send {{"CurrencyCode":"USD","ForeignCurrencyAmount":5.00}} as a JSON string',
+        'send {"CurrencyCode":"USD","ForeignCurrencyAmount":5.00} as a JSON string',
     ),
     lib.FK_E_CURRENCIES: (
         "TOO_MANY_CURRENCIES",
@@ -402,7 +404,7 @@ class Prepared:
         if index >= 0:
             field = f"cbPayItems[{index}]" if is_pay else f"cbChargeItems[{index}]"
         case &= 0xFFFF_FFFF_FFFF_FFFF
-        return ReceiptRejected(code, message.format(case=case), field=field, hint=hint.format())
+        return ReceiptRejected(code, message.format(case=case), field=field, hint=hint)
 
 
 _unpack = struct.Struct("=39q32s32s44s4x").unpack
@@ -425,8 +427,8 @@ def prepare(
 
     ``data`` is JSON in the tolerant dialect of the interface. ``strict`` refuses or repairs what DSFinV-K
     does not allow; ``historic_rates`` sorts "unknown VAT" items with 19, 16, 7, 5, 10.7 or 5.5 % into the
-    column of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the items
-    themselves is left to :meth:`Prepared.payload_error`, so that the identity of the request stays readable.
+    column of their class. Raises :class:`ReceiptRejected` if the JSON cannot be accepted; trouble with the
+    items themselves is left to :meth:`Prepared.payload_error`, so that the identity stays readable.
     """
     size = len(data)
     if size > MAX_REQUEST_BYTES:

@@ -127,11 +127,18 @@ class _Checker:
         queue, report = self._queue, self._report
         if queue.ftReceiptNumerator != self._number:
             report.add("queue", f"ftReceiptNumerator is {queue.ftReceiptNumerator}, not {self._number}")
-        if Decimal(queue.ftReceiptTotalizer) != self._total:
+        if self._decimal("queue", "ftReceiptTotalizer", queue.ftReceiptTotalizer) != self._total:
             report.add("queue", f"ftReceiptTotalizer is {queue.ftReceiptTotalizer}, not {self._total}")
         last = base64.b64encode(self._previous).decode() if self._previous else None
         if queue.ftReceiptHash != last:
             report.add("queue", f"ftReceiptHash is {queue.ftReceiptHash}, the chain ends with {last}")
+
+    def _decimal(self, where: str, name: str, text: str) -> Decimal:
+        try:
+            return Decimal(text)
+        except ArithmeticError:
+            self._report.add(where, f"{name} {text!r} is no number")
+            return Decimal(0)
 
     # ---- one queue item -------------------------------------------------------------------------
 
@@ -216,11 +223,7 @@ class _Checker:
             self._number = receipt.ftReceiptNumber
         if receipt.ftQueueItemId != item.ftQueueItemId:
             report.add(where, f"belongs to queue item {receipt.ftQueueItemId}, not {item.ftQueueItemId}")
-        try:
-            stored_total = Decimal(receipt.ftReceiptTotal)
-        except ArithmeticError:
-            report.add(where, f"ftReceiptTotal {receipt.ftReceiptTotal!r} is no number")
-            stored_total = Decimal(0)
+        stored_total = self._decimal(where, "ftReceiptTotal", receipt.ftReceiptTotal)
         if total is not None and stored_total != Decimal(total):
             report.add(where, f"ftReceiptTotal is {receipt.ftReceiptTotal}, the request says {total}")
         self._total += stored_total
@@ -237,7 +240,9 @@ class _Checker:
         except (ValueError, OverflowError) as error:
             report.add(where, f"the hash cannot be computed: {error}")
             return
-        if computed != stored_hash:
+        if str(uuid.UUID(receipt.ftReceiptJournalId)) != receipt.ftReceiptJournalId:
+            report.add(where, f"ftReceiptJournalId {receipt.ftReceiptJournalId!r} is not as it was written")
+        if base64.b64encode(computed).decode() != receipt.ftReceiptHash:
             report.add(where, "ftReceiptHash is not the hash of this receipt and the one before")
         # going on from what is stored: one broken link is reported once, not for every receipt behind it
         self._previous = stored_hash
@@ -294,7 +299,9 @@ class _Checker:
         self._payload(where, by_type)
         check = self._check_for(where, by_type)
         if check is not None:
-            self._start(where, check, result.qr.client_id, result.qr.transaction_number, by_type, calls)
+            qr = result.qr
+            self._finish_call(where, qr.transaction_number, qr.signature_counter, calls)
+            self._start(where, check, qr.client_id, qr.transaction_number, by_type, calls)
 
     def _transaction_block(self, where: str, block: list[_Item], calls: list[_Call]) -> None:
         """SIG-TX: the finish message is rebuilt from the texts."""
@@ -322,7 +329,14 @@ class _Checker:
         if by_type.get(_T.FINISH_TRANSACTION_RESULT) != by_type[_T.SIGNATURE]:
             self._report.add(where, "finish-transaction-result differs from <signatur>")
         self._payload(where, by_type)
+        self._finish_call(where, statement.transaction_number, statement.signature_counter, calls)
         self._start(where, check, statement.client_id, statement.transaction_number, by_type, calls)
+
+    def _finish_call(self, where: str, number: int, counter: int, calls: list[_Call]) -> None:
+        if not any(
+            call.operation == "finish" and call.number == number and call.counter == counter for call in calls
+        ):
+            self._report.add(where, f"the finish of transaction {number} is not among the item's TSE calls")
 
     def _payload(self, where: str, by_type: dict[int, str]) -> None:
         expected = base64.b64encode(by_type.get(_T.PROCESS_DATA, "").encode()).decode()

@@ -188,8 +188,8 @@ class SqliteCallStore:
         self._write(
             (
                 "INSERT OR REPLACE INTO scu_call(op, client_id, queue_item_id, transaction_number,"
-                " generation, state, pre_open_numbers, request_sha256, request_json, created_utc, updated_utc)"
-                " VALUES(?,?,?,?,?,'SENT',?,?,?,?,?)",
+                " generation, state, pre_open_numbers, request_sha256, request_json, created_utc,"
+                " updated_utc) VALUES(?,?,?,?,?,'SENT',?,?,?,?,?)",
                 (
                     *_key(call),
                     call.generation,

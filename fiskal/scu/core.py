@@ -73,6 +73,9 @@ from fiskal.tse.verify import SignatureCheck, Statement
 
 log = logging.getLogger(__name__)
 
+MAX_QUEUE_ITEM_ID_CHARACTERS: Final = 64
+"""A GUID has 36; longer ones are refused."""
+
 _NEVER: Final = float("-inf")
 _T = TypeVar("_T")
 
@@ -132,7 +135,10 @@ class ScuCore:
             raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
 
     def _administer(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
-        """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts."""
+        """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts.
+
+        An unexpected error counts as an unknown outcome: these calls lead to a state and may be repeated.
+        """
         self._enter(deadline)
         try:
             return action()
@@ -264,6 +270,8 @@ class ScuCore:
         number: int,
         deadline: Deadline | None,
     ) -> Signed:
+        if len(request.queue_item_id) > MAX_QUEUE_ITEM_ID_CHARACTERS:
+            raise ClientError("INVALID_QUEUE_ITEM_ID", "QueueItemId is no GUID.")
         call = Call(
             op,
             request.client_id,
@@ -343,6 +351,8 @@ class ScuCore:
             self._open[signed.transaction_number] = (call.client_id, signed.time_stamp)
         elif call.op == "finish":
             _, started = self._open.pop(call.transaction_number, (None, None))
+            if started is None and signed.start_time_stamp is None and self._calls is not None:
+                _, started = self._calls.open_transactions().get(call.transaction_number, (None, None))
             if started is not None and signed.start_time_stamp != started:
                 # What start answered is what finish must answer, whatever the vendor thinks.
                 signed = _with_start(signed, started)

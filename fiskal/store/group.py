@@ -1,11 +1,12 @@
 """Group commit: callers that wait at the same time share one flush of the disk.
 
-Every caller queues a ticket. Who finds no leader leads: it takes all tickets that wait, writes them as one batch,
-opens the gates of their callers and hands the role to the first who came meanwhile. There is no background thread,
-and no gate opens before the disk answered. The gates are raw locks; an Event or Condition costs several of them.
+Every caller queues a ticket. Who finds no leader leads: it takes all tickets that wait, writes them as one
+batch, opens the gates of their callers and hands the role to the first who came meanwhile. There is no
+background thread, and no gate opens before the disk answered. The gates are raw locks; an Event or Condition
+costs several of them.
 
-An interrupt (KeyboardInterrupt) can hit a caller between any two of its steps. Whoever holds a duty then does it
-first and raises afterwards, so every step that follows an interrupt can be repeated without harm.
+An interrupt (KeyboardInterrupt) can hit a caller between any two of its steps. Whoever holds a duty then does
+it first and raises afterwards, so every step that follows an interrupt can be repeated without harm.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class GroupCommit:
         self._close_writer()
 
     def _do_duty(self, ticket: _Ticket) -> None:
-        """After an interrupt: see the ticket settled, leading if it comes to that, whatever else interrupts."""
+        """After an interrupt: see the ticket settled, leading if need be, whatever else interrupts."""
         while True:
             try:
                 while not ticket.settled and self._role.setdefault(_LEADER, ticket) is not ticket:
@@ -122,6 +123,7 @@ class GroupCommit:
             try:
                 if self._writer is None:
                     self._writer = self._open_writer()
+                self._writer.forget()
                 self._writing = batch
                 self._writer.write([ticket.change for ticket in batch])
             except BadChange as bad:

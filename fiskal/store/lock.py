@@ -1,6 +1,6 @@
 """One process per store: an operating system lock on a file beside the database.
 
-The lock belongs to the open file, so the system drops it however the process ends. The lock file itself stays.
+The lock belongs to the open file, so the system drops it however the process ends. The lock file stays.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class FileLock:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         except OSError as error:
             raise StoreError(
-                f"cannot open the lock file {path}: {error.strerror}; the directory must exist and be writable"
+                f"cannot open the lock file {path}: {error.strerror}; the directory must exist and be"
+                " writable"
             ) from error
         try:
             _lock(self._descriptor)

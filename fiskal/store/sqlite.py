@@ -1,8 +1,9 @@
 """The embedded store: one SQLite file in WAL mode, with ``synchronous=FULL``.
 
-One connection writes (:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals are
-append-only, so a reader needs no long transaction for a consistent picture: it notes the last row when it starts
-and pages up to it with short queries, and however slowly it is consumed it never keeps the WAL from shrinking.
+One connection writes (:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals
+are append-only, so a reader needs no long transaction for a consistent picture: it notes the last row when it
+starts and pages up to it with short queries. However slowly it is consumed, it never keeps the WAL from
+shrinking.
 """
 
 from __future__ import annotations
@@ -30,14 +31,15 @@ from fiskal.store.interface import (
     StoredItem,
 )
 from fiskal.store.lock import FileLock
-from fiskal.store.schema import migrate, version_of
-from fiskal.store.writer import Writer, store_error
+from fiskal.store.schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
+from fiskal.store.writer import DAMAGE, Writer, store_error
 
 BUSY_TIMEOUT_MS: Final = 5000
 """How long a statement waits for a foreign program that locks the file, before it is a StoreError."""
 
-CHECKPOINT_PAGES: Final = 4000
-"""The WAL is copied into the file when it has so many pages (16 MB)."""
+CHECKPOINT_PAGES: Final = 2000
+"""The WAL is copied into the file when it has so many pages (8 MB): the commit that finds it so pays about
+10 ms. Fewer pages cost throughput, more make that pause longer."""
 
 WAL_LIMIT_BYTES: Final = 64 << 20
 """A WAL that a burst made larger is cut back to this."""
@@ -77,7 +79,7 @@ def _by_time(columns: str, source: str, queue: str, prefix: str = "") -> str:
     stamp, key = f"{prefix}TimeStamp", f"{prefix}id"
     return (
         f"SELECT {stamp}, {key}, {columns} FROM {source} WHERE {prefix}{queue} = ? AND {key} <= ?"
-        f" AND {stamp} <= ? AND ({stamp}, {key}) > (?, ?) ORDER BY {stamp}, {key} LIMIT ?"
+        f" AND {stamp} <= ? AND ({stamp}, {key}) > (?, ?) ORDER BY {stamp}, {prefix}{queue}, {key} LIMIT ?"
     )
 
 
@@ -109,21 +111,22 @@ class _Range(NamedTuple):
 
     first: int
     last: int
-    count: int
+    limit: int
 
     @classmethod
     def of(cls, from_ticks: int, to_ticks: int) -> _Range:
         if to_ticks > 0:
             return cls(from_ticks, to_ticks, _MAX_INTEGER)
-        return cls(from_ticks, _MAX_INTEGER, -to_ticks if to_ticks < 0 else _MAX_INTEGER)
+        limit = -to_ticks if to_ticks < 0 else _MAX_INTEGER
+        return cls(from_ticks, _MAX_INTEGER, min(limit, _MAX_INTEGER))
 
 
 class SqliteStore:
     """Implements Store in the SQLite file ``path``, which it keeps locked against other processes.
 
-    ``create`` makes a missing file; without it a missing file is a StoreError. Opening brings an older schema up
-    to date. Raises StoreError if the file is not a fiskal store, was written by a newer fiskal, is damaged, locked
-    by another process or not writable.
+    ``create`` makes a missing file; without it a missing file is a StoreError. Opening brings an older schema
+    up to date. Raises StoreError if the file is not a fiskal store, was written by a newer fiskal, is
+    damaged, locked by another process or not writable.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
@@ -142,8 +145,8 @@ class SqliteStore:
     def commit(self, change: Change) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
 
-        One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does not
-        know what a restart will find. After a StoreError read back what the store has (:meth:`queue`,
+        One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does
+        not know what a restart will find. After a StoreError read back what the store has (:meth:`queue`,
         :meth:`item`) before going on. The same holds for a KeyboardInterrupt, which is raised only after the
         batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
         those that share its batch.
@@ -228,8 +231,9 @@ class SqliteStore:
     def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
         """The items as they were when this was called, by TimeStamp, in constant memory.
 
-        The TimeStamp of an item is that of its answer, of the item itself while it has none. ``to_ticks`` > 0:
-        from <= TimeStamp <= to; 0: from <= TimeStamp; < 0: the first ``-to_ticks`` items with from <= TimeStamp.
+        The TimeStamp of an item is that of its answer, of the item itself while it has none.
+        ``to_ticks`` > 0: from <= TimeStamp <= to; 0: from <= TimeStamp; < 0: the first ``-to_ticks`` items
+        with from <= TimeStamp. Equal ones come in the order in which they were stored.
         """
         span = _Range.of(from_ticks, to_ticks)
         # One statement, hence one moment: the last answer, and beside it the items that had none then.
@@ -243,7 +247,7 @@ class SqliteStore:
             row[:2] for row in rows if row[1] is not None and span.first <= row[0] <= span.last
         )
         answered = self._pages_by_time(_ANSWERED_BY_TIME, queue_no, span, last_answer)
-        return islice(self._merge(answered, unanswered), span.count)
+        return islice(self._merge(answered, unanswered), span.limit)
 
     def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
         """The items present when this was called, by ftQueueRow, in constant memory."""
@@ -317,7 +321,7 @@ class SqliteStore:
     ) -> Iterator[tuple[Any, ...]]:
         """Rows of ``sql``, which begin with TimeStamp and id, up to ``last_id``."""
         after = (span.first, -1)
-        left = span.count
+        left = span.limit
         while left > 0:
             limit = min(PAGE_ROWS, left)
             rows = self._query(sql, (queue, last_id, span.last, *after, limit))
@@ -347,7 +351,7 @@ class SqliteStore:
             reader = self._open_reader()
         try:
             rows = reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             reader.close()
             raise store_error(error, str(self.path), "read") from error
         except BaseException:
@@ -368,7 +372,6 @@ class SqliteStore:
         connection = self._connect(
             "mode=rwc",
             (
-                # A foreign file is refused before the first pragma that would write to it.
                 "temp_store = MEMORY",
                 f"cache_size = -{CACHE_KIB}",
                 # Journals are never deleted and hold no secrets from each other.
@@ -376,6 +379,7 @@ class SqliteStore:
             ),
         )
         try:
+            # A foreign file is refused before the first pragma that would write to it.
             version_of(connection, str(self.path))
             (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
             if mode != "wal":
@@ -383,9 +387,13 @@ class SqliteStore:
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-            migrate(connection, str(self.path))
+            migrate(connection, str(self.path), MIGRATIONS)
+            # SQLite opens, and even locks, a file it may not write without a word: ask for one write now.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute("ROLLBACK")
             return Writer(connection, str(self.path))
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             connection.close()
             raise store_error(error, str(self.path), "open") from error
         except BaseException:
@@ -402,12 +410,12 @@ class SqliteStore:
                 check_same_thread=False,
                 cached_statements=256,
             )
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             raise store_error(error, str(self.path), "open") from error
         try:
             for pragma in pragmas:
                 connection.execute(f"PRAGMA {pragma}")
-        except sqlite3.Error as error:
+        except DAMAGE as error:
             connection.close()
             raise store_error(error, str(self.path), "open") from error
         return connection

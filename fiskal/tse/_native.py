@@ -74,13 +74,13 @@ class MessageBuilder:
 
     def _hashed(self) -> bytes:
         if self._digest:
-            return ffi.buffer(self._digest)[:]  # type: ignore[no-any-return]
+            return ffi.buffer(self._digest)[:]
         return hashlib.new(self._hash_name, self.tbs).digest()
 
     @property
     def tbs(self) -> bytes:
         """The bytes to be signed of the message that was built last."""
-        return ffi.buffer(self._out, self._length[0])[:]  # type: ignore[no-any-return]
+        return ffi.buffer(self._out, self._length[0])[:]
 
     def transaction(
         self,
@@ -196,7 +196,7 @@ class MessageBuilder:
         )
         if status:
             check(status)
-        return ffi.buffer(self._sealed, length[0])[:]  # type: ignore[no-any-return]
+        return ffi.buffer(self._sealed, length[0])[:]
 
 
 def plain_signature(der: bytes, size: int) -> bytes:
@@ -208,7 +208,7 @@ def plain_signature(der: bytes, size: int) -> bytes:
     status = lib.fk_ecdsa_plain(der, len(der), size, out)
     if status:
         check(status)
-    return ffi.buffer(out)[:]  # type: ignore[no-any-return]
+    return ffi.buffer(out)[:]
 
 
 def time_tlv(time_format: TimeFormat, unix_ms: int) -> bytes:
@@ -216,4 +216,4 @@ def time_tlv(time_format: TimeFormat, unix_ms: int) -> bytes:
     out = ffi.new("uint8_t[24]")
     length = ffi.new("size_t *")
     check(lib.fk_log_time(time_format, unix_ms, out, 24, length))
-    return ffi.buffer(out, length[0])[:]  # type: ignore[no-any-return]
+    return ffi.buffer(out, length[0])[:]

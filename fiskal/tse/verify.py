@@ -108,8 +108,11 @@ class SignatureCheck:
         The encoding that held last is tried first: a TSE does not change its ways.
         """
         last = self._last
-        applies = last is not None and (last.process_type or not statement.process_type)
-        if last is not None and applies and self._holds(last, statement, signature):
+        if (
+            last is not None
+            and (last.process_type or not statement.process_type)
+            and self._holds(last, statement, signature)
+        ):
             return last
         for variant in variants(self._declared, empty_process_type=not statement.process_type):
             if variant != last and self._holds(variant, statement, signature):
@@ -120,7 +123,7 @@ class SignatureCheck:
     def _holds(self, variant: Variant, statement: Statement, signature: bytes) -> bool:
         try:
             tbs = self._build(variant, statement)
-        except CoreError:
+        except (CoreError, UnicodeEncodeError):
             return False  # for instance a year that UTCTime cannot hold
         return any(
             verify(key, self._algorithm, tbs, signature, accept_der=self._accept_der) for key in self._keys

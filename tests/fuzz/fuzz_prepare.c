@@ -50,8 +50,10 @@ static void check_prepare(const uint8_t *data, size_t size, uint32_t options, si
     fk_prepared prepared;
     fk_error error;
     /* exact allocations, so that the sanitizer sees every byte too many */
-    uint8_t *arena = malloc(capacity), *copy = malloc(size ? size : 1);
-    require(arena && copy, "memory");
+    size_t skew = size & 7u; /* an arena need not be aligned */
+    uint8_t *block = malloc(capacity + skew), *copy = malloc(size ? size : 1);
+    require(block && copy, "memory");
+    uint8_t *arena = block + skew;
     if (size) memcpy(copy, data, size);
     int status = fk_prepare(copy, size, options, 50, arena, capacity, &prepared, &error);
     if (status == FK_E_SPACE) {
@@ -69,7 +71,7 @@ static void check_prepare(const uint8_t *data, size_t size, uint32_t options, si
         check_slice(prepared.process_data_base64, capacity);
         check_stable(arena + prepared.canonical.offset, options, &prepared);
     }
-    free(arena);
+    free(block);
     free(copy);
 }
 

@@ -205,9 +205,7 @@ def test_fail_transaction_several_goes_on_after_a_refused_number(shop: Shop) -> 
     for reference in ("A", "B", "C"):
         shop.send(0x08, reference)
     answer = shop.post(
-        shop.request(
-            0x0B | IMPLICIT, "", ftReceiptCaseData='{"CurrentStartedTransactionNumbers":[2,99,"3"]}'
-        )
+        shop.request(0x0B | IMPLICIT, "", ftReceiptCaseData='{"CurrentStartedTransactionNumbers":[2,99,"3"]}')
     )
     assert answer["ftReceiptIdentification"] == "ft4#IT5"
     assert shape(answer) == SIG_POS + SIG_FIN + SIG_FIN
@@ -230,7 +228,11 @@ def test_zero_receipt_with_info_and_self_test(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     ("case", "text", "name"),
-    [(0x05, "monthly-closing", "Monthly"), (0x06, "yearly-closing", "Yearly"), (0x07, "daily-closing", "Daily")],
+    [
+        (0x05, "monthly-closing", "Monthly"),
+        (0x06, "yearly-closing", "Yearly"),
+        (0x07, "daily-closing", "Daily"),
+    ],
 )
 def test_closings(shop: Shop, case: int, text: str, name: str) -> None:
     answer = shop.send(case, "Z")
@@ -254,9 +256,7 @@ def test_daily_closing_closes_what_is_open_and_drops_what_the_tse_does_not_know(
     for reference in ("A", "B", "C"):
         shop.send(0x08, reference)
     shop.tse.scu.finish_transaction(  # somebody else closed B
-        FinishTransactionRequest(
-            client_id="POS-1", transaction_number=3, process_type="SonstigerVorgang"
-        )
+        FinishTransactionRequest(client_id="POS-1", transaction_number=3, process_type="SonstigerVorgang")
     )
     answer = shop.send(0x07, "Z")
     assert shape(answer) == SIG_TX + SIG_FIN + SIG_FIN

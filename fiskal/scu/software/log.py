@@ -96,8 +96,10 @@ class RecordLog:
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self._durable = durable
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags, 0o600)
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise damaged(f"{path} is missing: its signatures have been lost.") from error
         self.end = os.fstat(self._fd).st_size
         """Where the next record will lie."""
 
@@ -165,11 +167,13 @@ class RecordLog:
         return record
 
     def records(self, offset: int = 0) -> Iterator[Record]:
-        """Read the records from ``offset`` to the end there was at the call.
+        """Read the records from ``offset`` to the end there is now.
 
         Raises ``Misconfigured`` LOG_DAMAGED at the first record that does not read.
         """
-        end = self.end
+        return self._read_to(self.end, offset)
+
+    def _read_to(self, end: int, offset: int) -> Iterator[Record]:
         with self.path.open("rb", buffering=_CHUNK) as file:
             file.seek(offset)
             while offset < end:
@@ -188,6 +192,8 @@ class RecordLog:
         Raises ``Misconfigured`` LOG_DAMAGED if the file is shorter than ``offset``, or if something
         unreadable is not the torn tail that a dying process leaves.
         """
+        if self._durable:
+            os.fsync(self._fd)  # what is found here may be answered, so it has to be on the disk
         self.end = os.fstat(self._fd).st_size
         if offset > self.end:
             raise damaged(
@@ -209,8 +215,9 @@ class RecordLog:
     def _cut(self, offset: int) -> None:
         with self.path.open("rb") as file:
             file.seek(offset)
-            tail = file.read(_FRAME.size + MAX_BODY + 1)
-        if not _is_torn(tail):
+            tail = file.read(_FRAME.size + MAX_BODY)
+            more = bool(file.read(1))
+        if more or not _is_torn(tail):
             raise damaged(
                 f"The record at byte {offset} of {self.path} is damaged, and it is not a torn last record."
             )
@@ -255,19 +262,21 @@ class RecordLog:
 
 
 def _is_torn(tail: bytes) -> bool:
-    """True if ``tail``, which is no whole record, is what a process that died while writing left.
+    """True if ``tail``, which is no whole record, is what was left of the last one by a death while writing.
 
-    That is the beginning of one record (or zeros, where the machine died before the data reached the disk),
-    with no whole record behind it.
+    A process that dies leaves the beginning of a record; a machine may leave zeros in place of bytes that did
+    not reach the disk. Behind it there is never a whole record.
     """
-    if not tail.strip(b"\0"):
-        return True
-    if len(tail) >= 4 and tail[:4] != MAGIC:
+    begun = tail.rstrip(b"\0")
+    if not begun.startswith(MAGIC[: len(begun)]):
         return False
-    if len(tail) < _FRAME.size:
-        return MAGIC.startswith(tail[:4]) or tail[:4] == MAGIC
+    if len(begun) < _FRAME.size or len(tail) < _FRAME.size:
+        return True
     length = _FRAME.unpack_from(tail)[1]
-    if not _HEAD.size <= length <= MAX_BODY or _FRAME.size + length <= len(tail):
+    if not _HEAD.size <= length <= MAX_BODY:
+        return False
+    missing = _FRAME.size + length - len(tail)
+    if missing < 0 or (missing == 0 and not tail.endswith(b"\0" * 16)):
         return False
     at = tail.find(MAGIC, 1)
     while at >= 0:

@@ -37,7 +37,6 @@ from fiskal.scu.software.folder import (
     Description,
     FolderLock,
     read_checkpoint,
-    sync_folder,
     write_atomically,
     write_checkpoint,
 )
@@ -51,8 +50,8 @@ from fiskal.tse._native import (
     plain_signature,
     time_tlv,
 )
-from fiskal.tse.algorithms import Curve, curve_by_name, point_of, serial_of_point
-from fiskal.tse.certificates import Chain, create_test_chain, load_chain
+from fiskal.tse.algorithms import Curve, KeyNotUsable, curve_by_name, point_of, serial_of_point
+from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
 from fiskal.tse.logmessage import parse
 
 log = logging.getLogger(__name__)
@@ -90,8 +89,8 @@ class SoftwareTse:
     without it answered signatures survive the death of the process, not that of the machine.
 
     Raises ``Misconfigured``: DEVICE_IN_USE, NOT_PERSONALISED (nothing there and not ``create``), LOG_DAMAGED
-    (also for unreadable key or certificates); :class:`ConfigurationError` for an unknown curve, version or
-    format.
+    (also for unreadable key or certificates), TSE_NOT_AVAILABLE (the disk refuses); and
+    :class:`fiskal.errors.ConfigurationError` for an unknown curve or version.
     """
 
     key_in_process = True
@@ -122,22 +121,22 @@ class SoftwareTse:
         self._checkpoint_every = checkpoint_every
         if log_version not in (2, 3):
             raise ConfigurationError(f"log_version is {log_version}; there are 2 and 3.")
-        if create:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        if not self.directory.is_dir():
-            raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
-        with contextlib.ExitStack() as stack:
+        try:
+            new_curve = curve_by_name(curve)
+        except KeyNotUsable as error:
+            raise ConfigurationError(str(error)) from error
+        with _disk_errors(self.directory), contextlib.ExitStack() as stack:
+            if create:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
             lock = FolderLock(self.directory / "lock")
             stack.callback(lock.release)
             if not (self.directory / "tse.json").exists():
                 if not create:
                     raise Misconfigured("NOT_PERSONALISED", f"There is no software TSE in {self.directory}.")
-                _create(self.directory, curve_by_name(curve), log_version, time_format, clock)
-            self.description = _description(self.directory)
-            self._curve = curve_by_name(self.description.curve)
-            self._time_format = next(
-                (item for item in TimeFormat if item.text == self.description.time_format), TimeFormat.UNIX
-            )
+                _create(self.directory, new_curve, log_version, time_format, clock)
+            self.description, self._curve, self._time_format = _description(self.directory)
             self._resolution_ms = 1 if self._time_format is TimeFormat.GENERALIZED_MS else 1000
             self._key, self._chain = _credentials(self.directory, self.description)
             self._prehashed = ec.ECDSA(utils.Prehashed(self._curve.algorithm.hash))
@@ -154,6 +153,7 @@ class SoftwareTse:
             stack.callback(self._log.close)
             self._recover()
             self._resources = stack.pop_all()
+        self._closed = False
         log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
 
     # ---- state --------------------------------------------------------------------------------
@@ -169,13 +169,14 @@ class SoftwareTse:
         self._open: dict[int, tuple[str, int]] = dict(checkpoint.open)
         self._recent: dict[_Key, int] = {}
         self._older: dict[_Key, int] = {}
-        for record in self._log.recover(checkpoint.offset):
-            if record.counter != self._counter + 1:
-                raise records.damaged(
-                    f"Signature counter {record.counter} follows {self._counter} at byte {record.offset} "
-                    f"of {self._log.path}."
-                )
-            self._apply(record)
+        with _disk_errors(self.directory):
+            for record in self._log.recover(checkpoint.offset):
+                if record.counter != self._counter + 1:
+                    raise records.damaged(
+                        f"Signature counter {record.counter} follows {self._counter} at byte {record.offset} "
+                        f"of {self._log.path}."
+                    )
+                self._apply(record)
         self._checkpoint_at = checkpoint.counter + self._checkpoint_every
         self._in_doubt = False
 
@@ -281,8 +282,8 @@ class SoftwareTse:
         if self._counter >= self._checkpoint_at:
             self._checkpoint()
 
-    def _check_transaction(self, call: Call) -> tuple[bytes, bytes]:
-        """Refuse a call the TSE must not execute; return client id and process type as bytes."""
+    def _check_transaction(self, call: Call) -> tuple[bytes, bytes, bytes]:
+        """Refuse what the TSE must not execute; return client, process type and queue item as bytes."""
         if self._state is not TseStates.INITIALIZED:
             raise wrong_state(self._state)
         client_id = self._clients.get(call.client_id)
@@ -300,11 +301,14 @@ class SoftwareTse:
                 f"The process data has {len(call.process_data)} bytes, at most {MAX_PROCESS_DATA_BYTES} "
                 "are allowed.",
             )
-        return client_id, call.process_type.encode()
+        try:
+            return client_id, call.process_type.encode(), call.queue_item_id.encode()
+        except UnicodeEncodeError as error:
+            raise ClientError("INVALID_PROCESS_DATA", "A text of the request is not Unicode.") from error
 
     def start(self, call: Call, deadline: Deadline | None) -> Signed:
         counter = self._next_counter()
-        client_id, process_type = self._check_transaction(call)
+        client_id, process_type, item = self._check_transaction(call)
         if len(self._open) >= self._max_open:
             raise TseRejected(
                 "TRANSACTION_LIMIT",
@@ -320,14 +324,13 @@ class SoftwareTse:
         digest = self._builder.transaction(
             LOG_START, client_id, call.process_data, process_type, number, counter, unix_ms
         )
-        item = call.queue_item_id
         offset, signature = self._commit(
-            records.OP_START, counter, number, unix_ms, 0, item.encode(), client_id, digest
+            records.OP_START, counter, number, unix_ms, 0, item, client_id, digest
         )
         self._number = number
         self._open[number] = (call.client_id, unix_ms)
         if item:
-            self._remember((records.OP_START, call.client_id, item, 0), offset)
+            self._remember((records.OP_START, call.client_id, call.queue_item_id, 0), offset)
         self._settle()
         return Signed(number, counter, _ticks(unix_ms), signature)
 
@@ -339,7 +342,7 @@ class SoftwareTse:
 
     def _continue(self, call: Call, operation: int, op: int) -> Signed:
         counter = self._next_counter()
-        client_id, process_type = self._check_transaction(call)
+        client_id, process_type, item = self._check_transaction(call)
         number = call.transaction_number
         opened = self._open.get(number)
         if opened is None:
@@ -349,14 +352,11 @@ class SoftwareTse:
         digest = self._builder.transaction(
             operation, client_id, call.process_data, process_type, number, counter, unix_ms
         )
-        item = call.queue_item_id
-        offset, signature = self._commit(
-            op, counter, number, unix_ms, started_ms, item.encode(), client_id, digest
-        )
+        offset, signature = self._commit(op, counter, number, unix_ms, started_ms, item, client_id, digest)
         if op == records.OP_FINISH:
             del self._open[number]
         if item:
-            self._remember((op, call.client_id, item, number), offset)
+            self._remember((op, call.client_id, call.queue_item_id, number), offset)
         self._settle()
         return Signed(number, counter, _ticks(unix_ms), signature, _ticks(started_ms))
 
@@ -584,14 +584,28 @@ class SoftwareTse:
         return self._chain
 
     def close(self) -> None:
-        """Write a checkpoint and give the folder free."""
-        if not self._in_doubt:
-            self._checkpoint()
-        self._log.sync()
-        self._resources.close()
+        """Write a checkpoint and give the folder free. Closing twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with self._resources:
+            self._log.sync()  # first: a checkpoint must not reach the disk before what it counts
+            if not self._in_doubt:
+                self._checkpoint()
 
 
 _PRINTABLE_STRING: Final = 0x13
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """What the disk refuses while a TSE is opened is for a person to put right."""
+    try:
+        yield
+    except OSError as error:
+        raise Misconfigured(
+            "TSE_NOT_AVAILABLE", f"The TSE is not available. {directory} cannot be used: {error}."
+        ) from error
 
 
 def _ticks(unix_ms: int) -> int:
@@ -600,7 +614,8 @@ def _ticks(unix_ms: int) -> int:
 
 def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFormat, clock: Clock) -> None:
     """Make key, certificates and description. A folder with a log but no description is left alone."""
-    if (directory / "messages.log").exists():
+    log_path = directory / "messages.log"
+    if log_path.exists() and log_path.stat().st_size > 0:
         raise records.damaged(f"{directory} holds a log, but no tse.json to it.")
     created = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(
         milliseconds=(clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
@@ -619,24 +634,26 @@ def _create(directory: Path, curve: Curve, log_version: int, time_format: TimeFo
         created_utc=created.isoformat(timespec="seconds"),
         notice=NOT_CERTIFIED_WARNING,
     )
+    log_path.touch(mode=0o600)
     write_atomically(directory / "key.pem", pem, 0o600)
     write_atomically(directory / "chain.pem", chain.pem)
     write_atomically(
         directory / "tse.json", msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
     )
-    sync_folder(directory)
 
 
-def _description(directory: Path) -> Description:
+def _description(directory: Path) -> tuple[Description, Curve, TimeFormat]:
+    """Read what the TSE is."""
+    path = directory / "tse.json"
     try:
-        description = msgspec.json.decode((directory / "tse.json").read_bytes(), type=Description)
-    except (OSError, msgspec.DecodeError) as error:
-        raise records.damaged(f"{directory / 'tse.json'} cannot be read: {error}.") from error
-    if description.format != FORMAT:
-        raise Misconfigured(
-            "LOG_DAMAGED", f"{directory} has format {description.format}; this version reads {FORMAT}."
-        )
-    return description
+        description = msgspec.json.decode(path.read_bytes(), type=Description)
+        curve = curve_by_name(description.curve)
+    except (OSError, msgspec.DecodeError, KeyNotUsable) as error:
+        raise records.damaged(f"{path} cannot be read: {error}") from error
+    time_format = next((item for item in TimeFormat if item.text == description.time_format), None)
+    if description.format != FORMAT or description.log_version not in (2, 3) or time_format is None:
+        raise records.damaged(f"{path} describes a TSE that this version cannot be.")
+    return description, curve, time_format
 
 
 def _credentials(directory: Path, description: Description) -> tuple[ec.EllipticCurvePrivateKey, Chain]:
@@ -644,7 +661,7 @@ def _credentials(directory: Path, description: Description) -> tuple[ec.Elliptic
     try:
         key = serialization.load_pem_private_key((directory / "key.pem").read_bytes(), None)
         chain = load_chain([(directory / "chain.pem").read_bytes()])
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, CertificateError) as error:
         raise records.damaged(f"Key or certificates in {directory} cannot be read: {error}.") from error
     if (
         not isinstance(key, ec.EllipticCurvePrivateKey)

@@ -1,0 +1,243 @@
+"""Order, numbers, chain and crash safety of the pipeline; receipt requests; what is stored."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+import uuid
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from fiskal.errors import ReceiptRejected, StoreError
+from fiskal.export.verify import verify_journal
+from fiskal.queue.fairlock import FairLock, QueueBusy
+from fiskal.queue.settings import QueueSettings
+from fiskal.store import Change
+from tests.support.shop import DE, Shop, captions
+
+RECEIPT_REQUEST = 0x8000_0000_0000
+
+
+def test_chain_by_a_slow_obvious_model(shop: Shop) -> None:
+    for number in range(5):
+        shop.sale(f"S-{number}")
+    items = {row["ftQueueItemId"]: row for row in shop.journal(3)}
+    previous = b""
+    for number, row in enumerate(shop.journal(2), 1):
+        item = items[row["ftQueueItemId"]]
+        assert row["ftReceiptNumber"] == number
+        for text, stored in ((item["request"], "requestHash"), (item["response"], "responseHash")):
+            assert base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() == item[stored]
+        moment = next(
+            each.ftReceiptMoment
+            for each in shop.middleware.store.iter_receipts_by_number(1)
+            if each.ftReceiptNumber == number
+        )
+        data = (
+            previous
+            + uuid.UUID(row["ftReceiptJournalId"]).bytes_le
+            + moment.to_bytes(8, "little")
+            + number.to_bytes(8, "little")
+            + base64.b64decode(item["requestHash"])
+            + base64.b64decode(item["responseHash"])
+        )
+        previous = hashlib.sha256(data).digest()
+        assert base64.b64encode(previous).decode() == row["ftReceiptHash"]
+    assert shop.row.ftReceiptHash == base64.b64encode(previous).decode()
+    assert Decimal(shop.row.ftReceiptTotalizer) == Decimal("37.50")
+
+
+def test_the_answer_is_the_stored_text(shop: Shop) -> None:
+    text = shop.middleware.sign_json(json.dumps(shop.request(0x14, "P-1")).encode()).decode()
+    stored = shop.middleware.store.item(json.loads(text)["ftQueueItemID"])
+    assert stored is not None
+    assert stored.answer is not None
+    assert stored.answer.response == text
+
+
+def test_rejected_receipt_keeps_its_row_but_gets_no_number(shop: Shop) -> None:
+    with pytest.raises(ReceiptRejected) as caught:
+        shop.sale("nobody started this", flow="explicit")
+    assert caught.value.code == "TRANSACTION_NOT_FOUND"
+    stored = json.loads(caught.value.response or "")
+    assert stored["ftState"] == 0x4445_2000_EEEE_EEEE
+    assert stored["ftReceiptIdentification"] == ""
+    assert stored["ftQueueRow"] == 2
+    (item,) = stored["ftSignatures"]
+    assert item["ftSignatureType"] == 0x4445_2000_0000_3000
+    assert item["Caption"] == "uncaught-exeption"
+    assert "No transactionnumber found for cbReceiptReference" in item["Data"]
+    assert "Traceback" not in item["Data"]
+    assert shop.row.ftCurrentRow == 2
+    assert shop.row.ftReceiptNumerator == 1
+    types = [row["Type"] for row in shop.journal(1)]
+    assert types[-1] == "44452000EEEEEEEE"
+    assert shop.sale()["ftReceiptIdentification"] == "ft1#IT2"
+
+
+def test_second_start_with_the_same_reference(shop: Shop) -> None:
+    shop.send(0x08, "E-1")
+    with pytest.raises(ReceiptRejected, match="Transactionnumber 2 was already started using") as caught:
+        shop.send(0x08, "E-1")
+    assert caught.value.code == "TRANSACTION_ALREADY_STARTED"
+    with pytest.raises(ReceiptRejected, match="was already started"):
+        shop.sale("E-1")
+    assert shop.open_on_tse() == [2]
+
+
+def test_two_threads_get_gap_free_rows_and_one_chain(shop: Shop) -> None:
+    def sell(name: str) -> None:
+        for number in range(100):
+            shop.sale(f"{name}-{number}")
+
+    threads = [threading.Thread(target=sell, args=(name,)) for name in "AB"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    rows = [row["ftQueueRow"] for row in shop.journal(3)]
+    assert sorted(rows) == list(range(1, 202))
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report.problems
+    assert report.counts["receipts"] == 201
+
+
+def test_fair_lock_serves_in_order_and_refuses_a_crowd() -> None:
+    lock = FairLock(max_waiting=3)
+    order: list[int] = []
+    threads = []
+
+    def enter(number: int) -> None:
+        with lock:
+            order.append(number)
+
+    with lock:
+        for number in range(3):
+            thread = threading.Thread(target=enter, args=(number,))
+            thread.start()
+            while len(lock._waiting) <= number:
+                pass
+            threads.append(thread)
+        with pytest.raises(QueueBusy), lock:
+            raise AssertionError("never entered")
+    for thread in threads:
+        thread.join()
+    assert order == [0, 1, 2]
+
+
+# ---- receipt requests ---------------------------------------------------------------------------------
+
+
+def ask(shop: Shop, reference: str = "S-1", **members: Any) -> Any:
+    return shop.sale(reference, case=0x01 | RECEIPT_REQUEST, **members)
+
+
+def test_receipt_request_finds_the_identical_bytes(shop: Shop) -> None:
+    answer = shop.sale("S-1")
+    rows = shop.row.ftCurrentRow
+    assert ask(shop) == answer
+    assert ask(shop, cbTerminalID="") == answer
+    assert shop.row.ftCurrentRow == rows
+    assert f'Queue {shop.queue_id} found cbReceiptReference "S-1"' in shop.actions()
+
+
+def test_receipt_request_without_match_is_null(shop: Shop) -> None:
+    shop.sale("S-1")
+    assert ask(shop, "S-2") is None
+    assert ask(shop, amount="7.51") is None
+    assert ask(shop, cbTerminalID="T2") is None
+    assert shop.row.ftCurrentRow == 2
+
+
+def test_receipt_request_prefers_the_exact_match_and_skips_errors(shop: Shop) -> None:
+    order = shop.sale("S-1", case=0x0E)
+    sale = shop.sale("S-1")
+    shop.sale("S-1", case=0x0F)
+    assert ask(shop) == sale
+    assert shop.sale("S-1", case=0x0E | RECEIPT_REQUEST) == order
+    with pytest.raises(ReceiptRejected):
+        shop.sale("S-1", flow="explicit")
+    assert ask(shop) == sale
+
+
+def test_receipt_request_compares_amounts_as_numbers_and_moments_as_instants(shop: Shop) -> None:
+    def request(amount: Any, moment: str, case: int) -> dict[str, Any]:
+        item = {"Amount": amount, "ftChargeItemCase": DE | 1, "Moment": moment}
+        return shop.request(case, "S-1", cbChargeItems=[item])
+
+    answer = shop.post(request("7.5", "2024-01-02T08:00:00Z", 0x01))
+    assert shop.post(request("7.500", "2024-01-02T10:00:00+02:00", 0x01 | RECEIPT_REQUEST)) == answer
+
+
+def test_receipt_request_mode_1_signs_what_it_does_not_find(tmp_path: Any) -> None:
+    shop = Shop(tmp_path, settings=QueueSettings(receipt_request_mode=1))
+    answer = ask(shop)
+    assert answer["ftReceiptIdentification"] == "ft1#IT2"
+    stored = shop.middleware.store.item(answer["ftQueueItemID"])
+    assert stored is not None
+    assert json.loads(stored.item.request)["ftReceiptCase"] == DE | 0x1_0000_0001
+    assert ask(shop) == answer
+    shop.close()
+
+
+# ---- crashes and the disk -----------------------------------------------------------------------------
+
+
+class Interrupting:
+    """A store that lets T1 through and fails every later commit, as a dying disk would."""
+
+    def __init__(self, store: Any, commits: int, error: BaseException) -> None:
+        self._store = store
+        self._left = commits
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, change: Change) -> None:
+        if self._left <= 0:
+            raise self._error
+        self._left -= 1
+        self._store.commit(change)
+
+
+@pytest.mark.parametrize("error", [StoreError("disk full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("commits", [0, 1])
+def test_failed_commit_leaves_no_trace_or_an_interrupted_row(
+    shop: Shop, commits: int, error: BaseException
+) -> None:
+    queue = shop.middleware.queue()
+    store = queue._store
+    queue._store = Interrupting(store, commits, error)
+    with pytest.raises(type(error)):
+        shop.sale("S-1")
+    queue._store = store
+    answer = shop.sale("S-2")
+    assert answer["ftQueueRow"] == 2 + commits
+    assert answer["ftReceiptIdentification"].startswith("ft1#")
+    if commits:
+        (item,) = [row for row in shop.journal(3) if row["ftQueueRow"] == 2]
+        response = json.loads(item["response"])
+        assert response["ftState"] == 0x4445_2000_EEEE_EEEE
+        assert captions(response) == ["interrupted"]
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report.problems
+
+
+def test_crash_between_t1_and_t2_is_closed_at_the_next_start(shop: Shop) -> None:
+    shop.sale("S-1")
+    queue = shop.middleware.queue()
+    queue._store = Interrupting(queue._store, 1, StoreError("power cut"))
+    with pytest.raises(StoreError):
+        shop.sale("S-2")
+    shop.reopen()
+    (item,) = [row for row in shop.journal(3) if row["cbReceiptReference"] == "S-2"]
+    assert captions(json.loads(item["response"])) == ["interrupted"]
+    assert shop.sale("S-3")["ftReceiptIdentification"].startswith("ft2#")
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report.problems
+    assert report.counts["errors"] == 1

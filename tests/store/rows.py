@@ -1,0 +1,140 @@
+"""Rows for the tests, complete and different in every column."""
+
+from __future__ import annotations
+
+import uuid
+
+from fiskal.store import (
+    ActionRow,
+    AnswerRow,
+    Change,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    QueueItemRow,
+    QueueRow,
+    ReceiptRow,
+    ScuRow,
+)
+
+START = 638_397_792_000_000_000
+
+
+def guid(*parts: object) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, repr(parts)))
+
+
+def queue(no: int = 1, current: int = 0, **changes: object) -> QueueRow:
+    row = QueueRow(
+        queue_no=no,
+        ftQueueId=guid("queue", no),
+        ftCashBoxId=guid("cashbox"),
+        ftCurrentRow=current,
+        ftQueuedRow=current + 1,
+        ftReceiptNumerator=current,
+        ftReceiptTotalizer="-1234567890123456789.12345",
+        ftReceiptHash="irTYOOkIZRz/k/DRVp5QGsmpKCmydYe7/IUIS/iDnfc=",
+        StartMoment=START,
+        StopMoment=None,
+        CountryCode="DE",
+        Timeout=1500,
+        TimeStamp=START + current,
+        ftSignaturCreationUnitDEId=guid("scu"),
+        CashBoxIdentification="DEMO-1",
+        SSCDFailCount=2,
+        SSCDFailMoment=START + 1,
+        SSCDFailQueueItemId=guid("fail"),
+        UsedFailedCount=3,
+        UsedFailedMomentMin=START + 2,
+        UsedFailedMomentMax=START + 3,
+        UsedFailedQueueItemId=guid("used"),
+        DailyClosingNumber=7,
+        DeTimeStamp=START + 4,
+    )
+    return row._replace(**changes)  # type: ignore[arg-type]
+
+
+def item(no: int = 1, row: int = 1, **changes: object) -> QueueItemRow:
+    made = QueueItemRow(
+        queue_no=no,
+        ftQueueRow=row,
+        ftQueueItemId=guid("item", no, row),
+        ftQueueMoment=START + row,
+        ftQueueTimeout=15000,
+        cbReceiptMoment=START + row + 1,
+        cbTerminalID="T1",
+        cbReceiptReference=f"R-Ä{row}",
+        country="DE",
+        version="v1",
+        request='{"cbReceiptReference":"R-Ä1 \\u0000 𝄞"}',
+        requestHash="h" * 44,
+        TimeStamp=START + 10 * row,
+        ProcessingVersion="fiskal 0.1",
+        request_raw_sha256=bytes(range(32)),
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def answer(no: int = 1, row: int = 1, **changes: object) -> AnswerRow:
+    made = AnswerRow(
+        no, row, START + row, START + row + 2, '{"ok":"ß"}', "r" * 44, START + 10 * row + 5, f"S{row}:1:2"
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def receipt(no: int = 1, number: int = 1, **changes: object) -> ReceiptRow:
+    made = ReceiptRow(
+        no,
+        number,
+        guid("receipt", no, number),
+        START + number,
+        "0.10000",
+        guid("item", no, number),
+        "c" * 44,
+        START + 10 * number + 5,
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def action(no: int = 1, number: int = 1, **changes: object) -> ActionRow:
+    made = ActionRow(
+        guid("action", no, number),
+        guid("queue", no),
+        guid("item", no, number),
+        START + number,
+        -1,
+        "4445000000000007",
+        "Daily-Closing receipt was processed.",
+        None,
+        '{"closingNumber":7}',
+        START + 10 * number,
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def open_transaction(no: int = 1, reference: str = "A", number: int = 3) -> OpenTransactionRow:
+    return OpenTransactionRow(no, reference, number, START, "c2ln", guid("scu"), 1)
+
+
+def failed(no: int = 1, reference: str = "A", number: int | None = None) -> FailedTransactionRow:
+    return FailedTransactionRow(no, reference, number, START, guid("item"), "DEMO-1", "{}", guid("scu"))
+
+
+def scu(name: str = "scu", mode: int = 1) -> ScuRow:
+    return ScuRow(guid(name), "grpc://tse", START, '{"CurrentState":1}', mode, None)
+
+
+def change(**rows: list[object]) -> Change:
+    made = Change()
+    for name, values in rows.items():
+        getattr(made, name).extend(values)
+    return made
+
+
+def accepted(no: int, row: int) -> Change:
+    """T1 of one receipt."""
+    return change(items=[item(no, row)], queues=[queue(no, row - 1)])
+
+
+def completed(no: int, row: int) -> Change:
+    """T2 of one receipt."""
+    return change(answers=[answer(no, row)], receipts=[receipt(no, row)], queues=[queue(no, row)])

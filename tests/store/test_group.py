@@ -1,0 +1,274 @@
+"""Many callers share a flush, and none of them can hurt another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from rows import accepted, action, answer, change, completed, guid, item, queue
+
+from fiskal.errors import StoreError
+from fiskal.store import Change, SqliteStore
+from fiskal.store.writer import Writer
+
+
+def run_threads(work: Callable[[int], None], count: int) -> list[BaseException]:
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a caller was left hanging"
+    return errors
+
+
+class Batches:
+    """Holds the first write back until ``expected`` callers wait, and records the size of every batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: SqliteStore, expected: int) -> None:
+        self.sizes: list[int] = []
+        self.writing = threading.Event()
+        original = Writer.write
+
+        def write(writer: Writer, changes: Sequence[Change]) -> None:
+            if not self.sizes:
+                self.writing.set()
+                while len(store._group._tickets) < expected:
+                    pass
+            self.sizes.append(len(changes))
+            self.before_write(writer, changes)
+            original(writer, changes)
+            self.after_write(writer, changes)
+
+        monkeypatch.setattr(Writer, "write", write)
+
+    def before_write(self, writer: Writer, changes: Sequence[Change]) -> None: ...
+    def after_write(self, writer: Writer, changes: Sequence[Change]) -> None: ...
+
+
+def test_sixteen_threads_store_everything_in_order(store: SqliteStore) -> None:
+    def work(number: int) -> None:
+        for row in range(1, 41):
+            store.commit(accepted(number, row))
+            assert store.unanswered_items(number) == [item(number, row)]
+            store.commit(completed(number, row))
+            stored = store.item(guid("item", number, row))
+            assert stored is not None
+            assert stored.answer == answer(number, row)
+
+    assert run_threads(work, 16) == []
+    for number in range(16):
+        assert [found.item.ftQueueRow for found in store.iter_items_by_row(number)] == list(range(1, 41))
+        assert [found.ftReceiptNumber for found in store.iter_receipts_by_number(number)] == list(
+            range(1, 41)
+        )
+    assert [found.ftCurrentRow for found in store.queues()] == [40] * 16
+
+
+def test_waiting_callers_share_one_batch(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch, store, 15)
+    assert run_threads(lambda number: store.commit(accepted(number, 1)), 16) == []
+    assert batches.sizes == [1, 15]
+
+
+def test_a_bad_change_fails_alone(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch, store, 15)
+
+    def work(number: int) -> None:
+        batches.writing.wait() if number else None
+        bad = number in (3, 8)
+        store.commit(change(items=[item(number, 1, request=None)]) if bad else accepted(number, 1))
+
+    errors = run_threads(work, 16)
+    assert [type(error) for error in errors] == [StoreError, StoreError]
+    assert batches.sizes == [1, 15] + [1] * 15
+    assert [found.queue_no for found in store.queues()] == [n for n in range(16) if n not in (3, 8)]
+
+
+def test_a_disk_error_reaches_everybody_and_passes(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Batches(monkeypatch, store, 15)
+
+    def fail(writer: Writer, changes: Sequence[Change]) -> None:
+        if len(changes) > 1:
+            raise StoreError("could not write")
+
+    batches.before_write = fail  # type: ignore[method-assign]
+    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
+    assert [str(error) for error in errors] == ["could not write"] * 15
+    assert len({id(error) for error in errors}) == 15
+    assert len(store.queues()) == 1
+    store.commit(accepted(40, 1))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_of_the_leader_hurts_only_the_leader(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    batches = Batches(monkeypatch, store, 15)
+
+    def interrupt(writer: Writer, changes: Sequence[Change]) -> None:
+        if len(batches.sizes) == 2:
+            if moment == "after":
+                # As if it hit between the return of SQLite and the next step.
+                writer._finished = False
+            raise KeyboardInterrupt
+
+    setattr(batches, f"{moment}_write", interrupt)
+    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
+    assert [type(error) for error in errors] == [KeyboardInterrupt]
+    assert len(store.queues()) == (15 if moment == "before" else 16)
+    assert store._group._role == {}
+    store.commit(accepted(40, 1))
+
+
+def test_an_interrupt_inside_a_long_transaction_leaves_none_open(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = store._group._writer
+    assert writer is not None
+    original = writer.connection
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(original, name)
+
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            if sql == "COMMIT":
+                raise KeyboardInterrupt
+            return original.execute(sql, *values)
+
+    writer.connection = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        store.commit(change(actions=[action(number=n) for n in range(2000)]))
+    writer.connection = original
+    assert not original.in_transaction
+    store.commit(change(queues=[queue()]))
+    assert list(store.iter_actions(guid("queue", 1))) == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals between threads")
+def test_real_interrupts_leave_nobody_hanging(path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import random, signal, sys, threading, time
+        sys.path[:0] = [sys.argv[2]]
+        from rows import accepted, guid
+        from fiskal.store import SqliteStore
+        store = SqliteStore(sys.argv[1])
+        signal.signal(signal.SIGUSR1, signal.default_int_handler)
+        stop = threading.Event()
+        done = [0] * 5
+        def work(number):
+            while not stop.is_set():
+                store.commit(accepted(number, done[number] + 1))
+                done[number] += 1
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
+        for thread in threads: thread.start()
+        me = threading.main_thread().ident
+        def shoot():
+            for _ in range(300):
+                time.sleep(random.random() * 0.003)
+                signal.pthread_kill(me, signal.SIGUSR1)
+            stop.set()
+        shooter = threading.Thread(target=shoot)
+        row = interrupts = 0
+        started = False
+        while not stop.is_set():
+            try:
+                if not started:
+                    started = True
+                    shooter.start()
+                row += 1
+                store.commit(accepted(0, row))
+                done[0] = row
+            except KeyboardInterrupt:
+                interrupts += 1
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for thread in threads: thread.join(20); assert not thread.is_alive(), "hanging"
+        for number in range(1, 5):
+            rows = [found.item.ftQueueRow for found in store.iter_items_by_row(number)]
+            assert rows == list(range(1, done[number] + 1)), number
+        store.close()
+        print("interrupts", interrupts)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) > 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_confirmed_survives_kill_9(path: Path, seed: int) -> None:
+    script = textwrap.dedent(
+        """
+        import os, sys, threading
+        sys.path[:0] = [sys.argv[2]]
+        from rows import accepted, completed
+        from fiskal.store import SqliteStore
+        store = SqliteStore(sys.argv[1])
+        last = {found.queue_no: found.ftCurrentRow for found in store.queues()}
+        def work(number):
+            row = last.get(number, 0)
+            while True:
+                row += 1
+                if not store.unanswered_items(number):
+                    store.commit(accepted(number, row))
+                    os.write(1, b"T1 %d %d\\n" % (number, row))
+                store.commit(completed(number, row))
+                os.write(1, b"T2 %d %d\\n" % (number, row))
+        for number in range(4): threading.Thread(target=work, args=(number,)).start()
+        """
+    )
+    confirmed: set[tuple[str, int, int]] = set()
+    for round_no in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(path), str(Path(__file__).parent)], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(40 + 37 * seed + round_no)]
+        os.kill(process.pid, signal.SIGKILL)
+        lines += process.stdout.read().splitlines()
+        process.wait()
+        process.stdout.close()
+        for line in lines:
+            step, number, row = line.split()
+            confirmed.add((step.decode(), int(number), int(row)))
+        with SqliteStore(path) as store:
+            stored: set[tuple[str, int, int]] = set()
+            for number in range(4):
+                for found in store.iter_items_by_row(number):
+                    row = found.item.ftQueueRow
+                    assert found.item == item(number, row)
+                    stored.add(("T1", number, row))
+                    if found.answer is not None:
+                        assert found.answer == answer(number, row)
+                        stored.add(("T2", number, row))
+            assert confirmed <= stored
+            for state in store.queues():
+                receipts = [found.ftReceiptNumber for found in store.iter_receipts_by_number(state.queue_no)]
+                assert receipts == list(range(1, state.ftCurrentRow + 1))

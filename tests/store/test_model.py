@@ -1,0 +1,163 @@
+"""Random changes against a store made of dicts, with the store reopened at random."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from rows import START, action, answer, change, failed, guid, item, open_transaction, queue, receipt, scu
+
+from fiskal.errors import StoreError
+from fiskal.store import ActionRow, AnswerRow, QueueItemRow, ReceiptRow, SqliteStore, StoredItem
+
+QUEUES = st.integers(1, 3)
+STAMPS = st.integers(START, START + 6)
+REFERENCES = st.sampled_from(["", "A", "ß"])
+
+
+class StoreMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = tempfile.TemporaryDirectory()
+        self.path = Path(self.directory.name) / "store.sqlite"
+        self.store = SqliteStore(self.path)
+        self.items: dict[tuple[int, int], QueueItemRow] = {}
+        self.answers: dict[tuple[int, int], AnswerRow] = {}
+        self.receipts: dict[tuple[int, int], ReceiptRow] = {}
+        self.actions: list[ActionRow] = []
+        self.queues: dict[int, Any] = {}
+        self.open: dict[tuple[int, str], Any] = {}
+        self.failed: tuple[dict[tuple[int, str], Any], ...] = ({}, {})
+        self.scus: dict[str, Any] = {}
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.directory.cleanup()
+
+    @rule(no=QUEUES, stamp=STAMPS, reference=REFERENCES, terminal=st.sampled_from([None, "T1", "T2"]))
+    def accept(self, no: int, stamp: int, reference: str, terminal: str | None) -> None:
+        current = sum(1 for key in self.items if key[0] == no)
+        if current and (no, current) not in self.answers:
+            return
+        row = item(no, current + 1, TimeStamp=stamp, cbReceiptReference=reference, cbTerminalID=terminal)
+        state = queue(no, current)
+        self.store.commit(change(items=[row], queues=[state]))
+        self.items[no, current + 1] = row
+        self.queues[no] = state
+
+    @rule(no=QUEUES, stamp=STAMPS, total=st.decimals(allow_nan=False, allow_infinity=False, places=5))
+    def complete(self, no: int, stamp: int, total: object) -> None:
+        number = sum(1 for key in self.items if key[0] == no)
+        if not number or (no, number) in self.answers:
+            return
+        done = answer(no, number, TimeStamp=stamp)
+        paid = receipt(no, number, TimeStamp=stamp, ftReceiptTotal=str(total))
+        event = action(no, len(self.actions), TimeStamp=stamp)
+        state = queue(no, number, ftReceiptTotalizer=str(total))
+        self.store.commit(change(answers=[done], receipts=[paid], actions=[event], queues=[state]))
+        self.answers[no, number] = done
+        self.receipts[no, number] = paid
+        self.actions.append(event)
+        self.queues[no] = state
+
+    @rule(no=QUEUES, removed=st.lists(REFERENCES), added=st.lists(REFERENCES), number=st.integers(0, 9))
+    def transactions(self, no: int, removed: list[str], added: list[str], number: int) -> None:
+        keys = [(no, reference) for reference in removed]
+        opened = [open_transaction(no, reference, number) for reference in added]
+        failures = [failed(no, reference, number) for reference in added]
+        self.store.commit(
+            change(
+                open_transactions_removed=keys,
+                open_transactions=opened,
+                failed_starts_removed=keys,
+                failed_starts=failures,
+                failed_finishes_removed=keys,
+                failed_finishes=failures,
+                scus=[scu(str(no), number)],
+            )
+        )
+        for table in (self.open, *self.failed):
+            for key in keys:
+                table.pop(key, None)
+        for row in opened:
+            self.open[no, row.cbReceiptReference] = row
+        for failure in failures:
+            for table in self.failed:
+                table[no, failure.cbReceiptReference] = failure
+        self.scus[guid(str(no))] = scu(str(no), number)
+
+    @precondition(lambda self: self.items)
+    @rule(no=QUEUES)
+    def refused(self, no: int) -> None:
+        existing = next(iter(self.items.values()))
+        with pytest.raises(StoreError):
+            self.store.commit(change(queues=[queue(no, 99)], scus=[scu("refused")], items=[existing]))
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = SqliteStore(self.path)
+
+    @rule(no=QUEUES, first=STAMPS, last=st.one_of(STAMPS, st.integers(-4, 0)))
+    def ranges(self, no: int, first: int, last: int) -> None:
+        items = self.stored(no)
+        items.sort(key=lambda stored: (stored.answer or stored.item).TimeStamp)
+        self.same(self.store.iter_items(no, first, last), items, first, last)
+        receipts = [row for key, row in self.receipts.items() if key[0] == no]
+        receipts.sort(key=lambda row: row.TimeStamp)
+        self.same(self.store.iter_receipts(no, first, last), receipts, first, last)
+        actions = [row for row in self.actions if row.ftQueueId == guid("queue", no)]
+        actions.sort(key=lambda row: row.TimeStamp)
+        self.same(self.store.iter_actions(guid("queue", no), first, last), actions, first, last)
+
+    def same(self, found: Any, rows: list[Any], first: int, last: int) -> None:
+        def stamp(row: Any) -> int:
+            return (row.answer or row.item).TimeStamp if isinstance(row, StoredItem) else row.TimeStamp
+
+        expected = [row for row in rows if first <= stamp(row) and (last <= 0 or stamp(row) <= last)]
+        assert list(found) == (expected[:-last] if last < 0 else expected)
+
+    def stored(self, no: int) -> list[StoredItem]:
+        return [StoredItem(row, self.answers.get(key)) for key, row in self.items.items() if key[0] == no]
+
+    @rule(
+        no=QUEUES, reference=REFERENCES, terminal=st.sampled_from([None, "", "T1"]), limit=st.integers(0, 3)
+    )
+    def references(self, no: int, reference: str, terminal: str | None, limit: int) -> None:
+        expected = [
+            stored
+            for stored in reversed(self.stored(no))
+            if stored.answer
+            and stored.item.cbReceiptReference == reference
+            and (not terminal or stored.item.cbTerminalID == terminal)
+        ]
+        assert self.store.items_by_reference(no, reference, terminal, limit) == expected[:limit]
+
+    @invariant()
+    def agrees(self) -> None:
+        assert self.store.queues() == [self.queues[no] for no in sorted(self.queues)]
+        assert self.store.scus() == [self.scus[key] for key in sorted(self.scus)]
+        for no in (1, 2, 3):
+            stored = self.stored(no)
+            assert list(self.store.iter_items_by_row(no)) == stored
+            assert self.store.unanswered_items(no) == [row.item for row in stored if row.answer is None]
+            receipts = [row for key, row in self.receipts.items() if key[0] == no]
+            assert list(self.store.iter_receipts_by_number(no)) == receipts
+            for read, table in (
+                (self.store.open_transactions, self.open),
+                (self.store.failed_starts, self.failed[0]),
+                (self.store.failed_finishes, self.failed[1]),
+            ):
+                found = {row.cbReceiptReference: row for row in read(no)}
+                assert found == {key[1]: row for key, row in table.items() if key[0] == no}
+
+
+StoreMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestStore = StoreMachine.TestCase
