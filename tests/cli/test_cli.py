@@ -410,6 +410,7 @@ def test_demo_in_a_folder(tmp_path: Path) -> None:
     assert text.count("software tse".upper()) == 2
     assert "NO certified TSE" in text
     assert text.count("SUMME EUR") == 4
+    assert max(map(len, text.splitlines())) <= 80
     assert "QR codes  7 of 7 valid" in text
     assert "journal   good" in text
     good("verify", "journal", "--data", folder)
