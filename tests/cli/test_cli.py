@@ -165,6 +165,24 @@ def test_data_may_come_from_the_environment(data: Path) -> None:
     assert run("echo", "hello", env={"FISKAL_DATA": str(data)}).stdout == "hello\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("init",), "ALREADY_INITIALISED"),
+        (("demo",), "ALREADY_INITIALISED"),
+        (("journal", "--type", "0x4154000000000001"), "JOURNAL_TYPE"),
+        (("verify", "journal", "--queue-id", "x"), "CONFIGURATION"),
+    ],
+)
+def test_errors_for_programs(data: Path, arguments: tuple[str, ...], code: str) -> None:
+    result = run(*arguments, "--data", data, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    error = json.loads(result.stderr)["error"]
+    assert set(error) == {"code", "detail", "field", "hint"}
+    assert error["code"] == code
+
+
 # ---- init -----------------------------------------------------------------------------------------
 
 
