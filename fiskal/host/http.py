@@ -46,7 +46,7 @@ BINARY = "application/octet-stream"
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 SIGN_THREADS = 64
-READ_THREADS = 4
+READ_THREADS = 8
 MAX_PENDING = 1_000
 JOURNAL_CHUNK_BYTES = 64 * 1024
 """How a journal is cut is not visible on the wire; larger than the interface's 4096, to hop threads less."""
@@ -229,7 +229,7 @@ def create_app(
     """The ASGI application in front of ``middleware``.
 
     ``require_token`` asks for the headers ``cashboxid`` and ``accesstoken`` of the configuration. At most
-    ``threads`` receipts are in work at a time and ``max_pending`` wait; more are answered with 503.
+    ``threads`` receipts are in work at a time; when ``max_pending`` are in work or wait, more get a 503.
     ``base_path`` is the path of a configured URL; routes are found with and without it. When the application
     shuts down, receipts in work are finished, then the middleware is closed unless ``close_middleware`` is
     false. Raises ConfigurationError if a token is required and the configuration has none.
