@@ -28,6 +28,10 @@ This demo signs with the SOFTWARE TSE of fiskal. It is for development and
 testing only: it is NO certified TSE, and what it signs has no legal value."""
 
 
+CLIENT_ID = "KASSE-1"
+"""Short, so that the QR codes of the demo fit into a terminal of 80 columns."""
+
+
 @click.command("demo")
 @click.option(
     "--data",
@@ -76,7 +80,8 @@ class _Demo:
     def run(self) -> bool:
         """Sell and verify. True if everything is as it must be."""
         self._say(NOTICE)
-        with fiskal.open(self._folder, create=True) as middleware:
+        configs.save(self._folder, configs.new_config(client_id=CLIENT_ID))
+        with fiskal.open(self._folder) as middleware:
             samples = Samples(middleware.config.cash_box_id, clock.now())
             start = Flow("Start receipt: the queue goes into operation", [])
             start.steps.append(Step("Start receipt", samples.start(), False))

@@ -46,7 +46,7 @@ BINARY = "application/octet-stream"
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 SIGN_THREADS = 64
-READ_THREADS = 4
+READ_THREADS = 8
 MAX_PENDING = 1_000
 JOURNAL_CHUNK_BYTES = 64 * 1024
 """How a journal is cut is not visible on the wire; larger than the interface's 4096, to hop threads less."""
@@ -87,21 +87,28 @@ class Refused(FiskalError):
     """A request this front door refuses before any queue sees it."""
 
     def __init__(
-        self, status: HTTPStatus, code: str, message: str, *, field: str = "", hint: str = "", **headers: str
+        self,
+        status: HTTPStatus,
+        code: str,
+        message: str,
+        *,
+        field: str = "",
+        hint: str = "",
+        headers: dict[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.field = field
         self.hint = hint
-        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.headers = headers or {}
 
 
 class Lane:
     """Threads for calls that block, with a limit on how many may wait for one of them.
 
-    ``run`` raises :class:`QueueBusy` beyond ``max_pending`` calls. A caller that gives up does not stop a
-    call that has begun: a receipt once accepted is always brought to its end.
+    A caller that gives up does not stop a call that has begun: a receipt once accepted is always brought to
+    its end.
     """
 
     def __init__(self, name: str, threads: int, max_pending: int) -> None:
@@ -110,8 +117,13 @@ class Lane:
         self._pending = 0
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Call ``function`` in a thread. Raises QueueBusy if too many wait already, and what it raises."""
         if self._pending >= self._max_pending:
             raise QueueBusy(f"{self._pending} requests wait for this host already; try again")
+        return await self.go_on(function, *args)
+
+    async def go_on(self, function: Callable[..., _T], *args: Any) -> _T:
+        """Like :meth:`run`, for the later calls of a request that was let in: they are never refused."""
         self._pending += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
@@ -165,7 +177,7 @@ class _JournalStream(ASGIResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            await asyncio.shield(self._lane.run(self._source.close))
+            await asyncio.shield(self._lane.go_on(self._source.close))
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         gone = asyncio.ensure_future(_disconnected(receive))
@@ -174,7 +186,7 @@ class _JournalStream(ASGIResponse):
             while self._chunk is not None and not gone.done():
                 await send({"type": "http.response.body", "body": self._chunk, "more_body": True})
                 sent += len(self._chunk)
-                self._chunk = await self._lane.run(self._source.read)
+                self._chunk = await self._lane.go_on(self._source.read)
             if not gone.done():
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except Exception as error:
@@ -217,7 +229,7 @@ def create_app(
     """The ASGI application in front of ``middleware``.
 
     ``require_token`` asks for the headers ``cashboxid`` and ``accesstoken`` of the configuration. At most
-    ``threads`` receipts are in work at a time and ``max_pending`` wait; more are answered with 503.
+    ``threads`` receipts are in work at a time; when ``max_pending`` are in work or wait, more get a 503.
     ``base_path`` is the path of a configured URL; routes are found with and without it. When the application
     shuts down, receipts in work are finished, then the middleware is closed unless ``close_middleware`` is
     false. Raises ConfigurationError if a token is required and the configuration has none.
@@ -244,7 +256,7 @@ def create_app(
                 "UNAUTHORIZED",
                 "the headers cashboxid and accesstoken are missing or wrong",
                 hint="Send the cash box id and the access token that 'fiskal init' printed.",
-                www_authenticate='AccessToken realm="fiskal"',
+                headers={"www-authenticate": 'AccessToken realm="fiskal"'},
             )
 
     @post(paths("echo"), status_code=200)
@@ -369,21 +381,24 @@ def _integer(query: dict[str, str], name: str, default: int | None = None) -> in
 
 # ---- errors -------------------------------------------------------------------------------------
 
-_FRAMEWORK_CODES = {
-    404: "NOT_FOUND",
-    405: "METHOD_NOT_ALLOWED",
-    413: "PAYLOAD_TOO_LARGE",
+_FRAMEWORK = {
+    404: (
+        "NOT_FOUND",
+        "there is nothing at this path",
+        "POST to /json/v1/echo, /json/v1/sign or /json/v1/journal?type=3; /openapi.json lists every path.",
+    ),
+    405: (
+        "METHOD_NOT_ALLOWED",
+        "this path does not know this method",
+        "Echo, Sign and Journal are POST; /health and /openapi.json are GET.",
+    ),
+    413: (
+        "PAYLOAD_TOO_LARGE",
+        "the body is larger than this host accepts",
+        "Split the receipt, or raise the limit of the host.",
+    ),
 }
-_FRAMEWORK_DETAILS = {
-    404: "there is nothing at this path",
-    405: "this path does not know this method",
-    413: "the body is larger than this host accepts",
-}
-_FRAMEWORK_HINTS = {
-    404: "POST to /json/v1/echo, /json/v1/sign or /json/v1/journal?type=3; /openapi.json lists every path.",
-    405: "Echo, Sign and Journal are POST; /health and /openapi.json are GET.",
-    413: "Split the receipt, or raise the limit of the host.",
-}
+"""What Litestar refuses: code, detail and hint by status."""
 
 
 def _answer(request: _Request, error: Exception) -> Response[bytes]:
@@ -394,9 +409,8 @@ def _answer(request: _Request, error: Exception) -> Response[bytes]:
     field, hint = str(getattr(error, "field", "")), str(getattr(error, "hint", ""))
     response: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     if isinstance(error, HTTPException):
-        code = _FRAMEWORK_CODES.get(status, HTTPStatus(status).phrase.upper().replace(" ", "_"))
-        detail = _FRAMEWORK_DETAILS.get(status, error.detail)
-        hint = _FRAMEWORK_HINTS.get(status, "")
+        phrase = HTTPStatus(status).phrase
+        code, detail, hint = _FRAMEWORK.get(status, (phrase.upper().replace(" ", "_"), error.detail, ""))
     elif isinstance(error, ReceiptRejected):
         if error.response is not None:
             response = msgspec.Raw(error.response.encode())
@@ -427,6 +441,8 @@ def _status_of(error: Exception) -> tuple[int, dict[str, str]]:
             return error.status_code, dict(error.headers or {})
         case QueueBusy():
             return 503, {"retry-after": str(RETRY_BUSY_S)}
+        case ReceiptRejected(code="JSON_TOO_LARGE"):
+            return 413, {}
         case ReceiptRejected() | JournalError() | ClientError():
             return 400, {}
         case NotSupportedError() | NotSupported():

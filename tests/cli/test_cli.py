@@ -165,6 +165,24 @@ def test_data_may_come_from_the_environment(data: Path) -> None:
     assert run("echo", "hello", env={"FISKAL_DATA": str(data)}).stdout == "hello\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("init",), "ALREADY_INITIALISED"),
+        (("demo",), "ALREADY_INITIALISED"),
+        (("journal", "--type", "0x4154000000000001"), "JOURNAL_TYPE"),
+        (("verify", "journal", "--queue-id", "x"), "CONFIGURATION"),
+    ],
+)
+def test_errors_for_programs(data: Path, arguments: tuple[str, ...], code: str) -> None:
+    result = run(*arguments, "--data", data, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    error = json.loads(result.stderr)["error"]
+    assert set(error) == {"code", "detail", "field", "hint"}
+    assert error["code"] == code
+
+
 # ---- init -----------------------------------------------------------------------------------------
 
 
@@ -410,6 +428,7 @@ def test_demo_in_a_folder(tmp_path: Path) -> None:
     assert text.count("software tse".upper()) == 2
     assert "NO certified TSE" in text
     assert text.count("SUMME EUR") == 4
+    assert max(map(len, text.splitlines())) <= 80
     assert "QR codes  7 of 7 valid" in text
     assert "journal   good" in text
     good("verify", "journal", "--data", folder)

@@ -152,6 +152,16 @@ def test_loopback_and_urls() -> None:
     assert _url("localhost", 80) == "http://localhost:80"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_a_server_at_rest_is_small(data: Path) -> None:
+    with serving(data) as served:
+        assert httpx.get(f"{served.url}/health").status_code == 200
+        status = Path(f"/proc/{served.process.pid}/status").read_text()
+        served.stop()
+    resident_kib = int(re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[1])  # type: ignore[index]
+    assert resident_kib <= 120 * 1024
+
+
 def test_pipes(data: Path) -> None:
     def fiskal_command(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(

@@ -25,6 +25,7 @@ from fiskal.errors import (
     StoreError,
 )
 from fiskal.export.journal import JournalError
+from fiskal.export.verify import verify_journal
 from fiskal.host import config as configs
 from fiskal.host import openapi
 from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, paths
@@ -279,6 +280,30 @@ def test_what_is_signed_over_http_is_what_is_stored(shop: Shop) -> None:
         items = client.post("/json/v0/Journal?type=3&from=0&to=00").json()
         assert [item["ftQueueRow"] for item in items] == [1, 2, 3]
         assert client.get("/health").json()["queues"][0]["state"] == "active"
+
+
+def test_many_clients_at_once_leave_a_journal_that_holds(shop: Shop) -> None:
+    request = {**openapi.EXAMPLE, "ftCashBoxID": shop.config.cash_box_id}
+
+    def sell(port: int, terminal: int) -> list[int]:
+        rows = []
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            for number in range(10):
+                body = {
+                    **request,
+                    "cbTerminalID": f"T{terminal}",
+                    "cbReceiptReference": f"{terminal}-{number}",
+                }
+                answer = client.post("/v1/sign", json=body)
+                assert answer.status_code == 200
+                rows.append(answer.json()["ftQueueRow"])
+        return rows
+
+    with running(app_of(shop.middleware, close_middleware=False)) as port, ThreadPoolExecutor(8) as pool:
+        sold = list(pool.map(lambda terminal: sell(port, terminal), range(8)))
+    assert all(rows == sorted(rows) for rows in sold)
+    assert sorted(row for rows in sold for row in rows) == list(range(2, 82))  # row 1 is the start receipt
+    assert verify_journal(shop.middleware.store, shop.row).ok
 
 
 # ---- journal --------------------------------------------------------------------------------------
@@ -577,6 +602,7 @@ def internal() -> FiskalError:
     ("error", "status", "code"),
     [
         (ReceiptRejected("JSON_SYNTAX", "no JSON"), 400, "JSON_SYNTAX"),
+        (ReceiptRejected("JSON_TOO_LARGE", "too large"), 413, "JSON_TOO_LARGE"),
         (ClientError("BAD", "wrong"), 400, "BAD"),
         (QueueBusy("busy"), 503, "QUEUE_BUSY"),
         (Unreachable("TIMEOUT", "no answer", retry_after_ms=2500), 503, "TIMEOUT"),
@@ -669,6 +695,7 @@ def test_openapi_is_whole(client: TestClient[Application]) -> None:
     assert set(openapi.EXAMPLE) <= set(members)
     assert members["ftReceiptCase"] == {"type": "integer", "format": "int64", "default": 0}
     assert schemas["ChargeItem"]["properties"]["Amount"]["type"] == "number"
+    assert schemas["ReceiptRequest"]["required"] == ["cbReceiptMoment"]
     assert "ftSignatures" in schemas["ReceiptResponse"]["required"]
     assert set(schemas["Problem"]["properties"]) == {
         "title", "status", "detail", "code", "field", "hint", "response",

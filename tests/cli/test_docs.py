@@ -1,0 +1,71 @@
+"""The documentation is run and compared, so that it cannot drift from the program."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fiskal
+from fiskal import core
+from fiskal.cli import COMMANDS
+from fiskal.host.http import V0_PREFIXES, V1_PREFIXES
+
+PACKAGE = Path(fiskal.__file__).parent
+DOCS = PACKAGE.parent / "docs"
+CLI = (DOCS / "cli.md").read_text()
+HTTP = (DOCS / "http.md").read_text()
+
+
+def test_every_command_has_its_chapter() -> None:
+    assert set(re.findall(r"^## (\S+)$", CLI, re.MULTILINE)) == set(COMMANDS)
+
+
+def test_the_examples_of_the_command_line_work(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```console\n(.*?)^```", CLI, re.MULTILINE | re.DOTALL)
+    commands = [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) > 15
+    script = [
+        "set -e -o pipefail",
+        f'fiskal() {{ "{sys.executable}" -m fiskal "$@"; }}',
+        f'python3() {{ "{sys.executable}" "$@"; }}',
+        *commands,
+    ]
+    done = subprocess.run(
+        ["bash", "-c", "\n".join(script)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert (tmp_path / "receipt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def raised_codes() -> Iterator[str]:
+    """Every code that a request can be refused with."""
+    for table in (core._PARSE_ERRORS, core._PAYLOAD_ERRORS):
+        yield from (entry[0] for entry in table.values())
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("ReceiptRejected", "Refused"):
+                texts = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+                yield from (
+                    text for text in texts if isinstance(text, str) and re.fullmatch(r"[A-Z_]+", text)
+                )
+
+
+def test_every_error_code_is_documented() -> None:
+    missing = sorted({code for code in raised_codes() if f"`{code}`" not in HTTP})
+    assert missing == []
+
+
+def test_every_prefix_is_documented() -> None:
+    for prefix in (*V0_PREFIXES, *V1_PREFIXES):
+        assert f"`{prefix}`" in HTTP or not prefix
