@@ -190,7 +190,7 @@ def test_init_prints_what_a_pos_needs(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     cash_box, queue = "B6C9F13B-B987-43CD-AB08-3F5CB2A850D6", "a0f2aaaa-76e4-4dbb-a0f5-cbd5ef0d6b11"
     text = good(
-        "init", "--data", folder, "--cash-box-id", cash_box, "--queue-id", queue, "--client-id", "K 1"
+        "init", "--data", folder, "--cashbox-id", cash_box, "--queue-id", queue, "--client-id", "K 1"
     ).stdout
     config = configs.load(folder)
     assert config.cash_box_id == cash_box.lower()
@@ -216,7 +216,7 @@ def test_init_never_overwrites(data: Path) -> None:
     assert (data / "fiskal.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("option", [("--cash-box-id", "x"), ("--queue-id", "x"), ("--client-id", "ä")])
+@pytest.mark.parametrize("option", [("--cashbox-id", "x"), ("--queue-id", "x"), ("--client-id", "ä")])
 def test_init_refuses_ids_that_cannot_work(tmp_path: Path, option: tuple[str, str]) -> None:
     failed(run("init", "--data", tmp_path / "x", *option), 2, "CONFIGURATION")
     assert not (tmp_path / "x").exists()
