@@ -14,7 +14,7 @@ from fiskal.host.config import QueueConfig
 
 @click.command("init")
 @common.data_option()
-@click.option("--cashbox-id", metavar="GUID", help="ftCashBoxID; made up if not given.")
+@click.option("--cashbox-id", "cash_box_id", metavar="GUID", help="ftCashBoxID; made up if not given.")
 @click.option("--queue-id", metavar="GUID", help="ftQueueID of the first queue; made up if not given.")
 @click.option("--client-id", metavar="TEXT", help="Cash register serial number, the client id at the TSE.")
 @click.option("--queues", metavar="N", type=click.IntRange(1, 100), default=1, help="How many queues.")

@@ -1,0 +1,152 @@
+"""A host to measure: real parts by default, null parts where only the middleware itself is of interest."""
+
+from __future__ import annotations
+
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fiskal import clock
+from fiskal.germany.codes import DE
+from fiskal.host import config as configs
+from fiskal.host.config import QueueConfig, ScuConfig
+from fiskal.host.middleware import Middleware
+from fiskal.scu.contract import (
+    Deadline,
+    FinishTransactionRequest,
+    FinishTransactionResponse,
+    StartTransactionRequest,
+    StartTransactionResponse,
+    TseSignatureData,
+)
+from fiskal.store import Change, NullStore, QueueRow
+
+IMPLICIT = 0x1_0000_0000
+
+
+class NullTse:
+    """Answers at once with a signature that is none. For measuring only."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._time = clock.now()
+        self._signature = TseSignatureData(
+            signature_counter=1,
+            signature_algorithm="ecdsa-plain-SHA256",
+            signature_base64="A" * 88,
+            public_key_base64="B" * 88,
+        )
+
+    def start_transaction(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse:
+        self._number += 1
+        return StartTransactionResponse(
+            transaction_number=self._number,
+            time_stamp=self._time,
+            tse_serial_number_octet="ab" * 32,
+            client_id=request.client_id,
+            signature_data=self._signature,
+        )
+
+    def finish_transaction(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse:
+        return FinishTransactionResponse(
+            transaction_number=request.transaction_number,
+            start_transaction_time_stamp=self._time,
+            time_stamp=self._time,
+            tse_time_stamp_format="unixTime",
+            tse_serial_number_octet="ab" * 32,
+            client_id=request.client_id,
+            process_type=request.process_type,
+            process_data_base64=request.process_data_base64,
+            signature_data=self._signature,
+        )
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryOfQueues(NullStore):
+    """A null store that remembers the rows of the queues, as opening a host needs them."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, QueueRow] = {}
+
+    def commit(self, change: Change) -> None:
+        for row in change.queues:
+            self._rows[row.ftQueueId] = row._replace(StartMoment=1)
+
+    def queue(self, queue_id: str) -> QueueRow | None:
+        return self._rows.get(queue_id)
+
+
+def basket(
+    cash_box_id: str, items: int, *, queue_id: str | None = None, case: int = 0x01, reference: str = "4747847"
+) -> bytes:
+    """A receipt as a scanner checkout sends it."""
+    charge_items = [
+        {
+            "Quantity": 1.0,
+            "Description": f"Artikel {number:04}",
+            "Amount": 3.50,
+            "VATRate": 19.0,
+            "ftChargeItemCase": DE | 0x01,
+            "Moment": "2026-05-22T10:47:40.960Z",
+        }
+        for number in range(items)
+    ]
+    pay_items = [
+        {
+            "Quantity": 1.0,
+            "Description": "Bar",
+            "Amount": 3.50 * items,
+            "ftPayItemCase": DE | 0x01,
+            "Moment": "2026-05-22T10:47:59.260Z",
+        }
+    ]
+    message = {
+        "ftCashBoxID": cash_box_id,
+        "ftPosSystemId": "d4a62055-ca6c-4372-ae4d-f835a88e4a5d",
+        "cbTerminalID": "T1",
+        "cbReceiptReference": reference,
+        "cbReceiptMoment": "2026-05-22T10:48:00.260Z",
+        "cbChargeItems": charge_items if items else [],
+        "cbPayItems": pay_items if items else [],
+        "ftReceiptCase": DE | IMPLICIT | case,
+        "cbUser": "Anna",
+    }
+    if queue_id is not None:
+        message["ftQueueID"] = queue_id
+    return json.dumps(message).encode()
+
+
+@contextmanager
+def host(
+    folder: Path, *, queues: int = 1, tses: int = 1, null_tse: bool = False, null_store: bool = False
+) -> Iterator[Middleware]:
+    """A started host with ``queues`` queues spread over ``tses`` TSEs."""
+    logging.getLogger("fiskal").setLevel(logging.ERROR)
+    config = configs.new_config()
+    config.scus = [ScuConfig(id=str(uuid.uuid4())) for _ in range(tses)]
+    config.queues = [
+        QueueConfig(id=str(uuid.uuid4()), client_id=f"POS-{n}", scu_id=config.scus[n % tses].id)
+        for n in range(queues)
+    ]
+    middleware = Middleware(
+        config,
+        folder,
+        store=MemoryOfQueues() if null_store else None,
+        scus={scu.id: NullTse() for scu in config.scus} if null_tse else None,  # type: ignore[misc]
+    )
+    try:
+        if not null_store:
+            for queue in config.queues:
+                middleware.sign_json(basket(config.cash_box_id, 0, queue_id=queue.id, case=0x03))
+        yield middleware
+    finally:
+        middleware.close()

@@ -1,0 +1,69 @@
+"""What a Sign call costs beside the TSE and the disk, and what it makes of them.
+
+    python -m pytest bench/test_sign.py --benchmark-only --benchmark-enable
+
+The ratio to the named baseline, measured in the same run, stands in ``extra_info`` and in the table at the end.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import bare
+from bench.shop import basket, host
+from fiskal.pos import ReceiptRequest, decode_response
+
+
+def _best(call: Any, rounds: int = 200, calls: int = 30) -> float:
+    """Least mean of many short rounds: what the code takes when nothing else runs."""
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        best = min(best, (time.perf_counter() - start) / calls)
+    return best
+
+
+@pytest.mark.parametrize("items", [2, 10, 50])
+def test_sign_json_with_null_tse_and_null_store(benchmark: Any, tmp_path: Path, items: int) -> None:
+    """Baseline: msgspec decodes the same request into the models and encodes the same response."""
+    decode = msgspec.json.Decoder(ReceiptRequest).decode
+    encode = msgspec.json.Encoder().encode
+    with host(tmp_path, null_tse=True, null_store=True) as middleware:
+        body = basket(middleware.config.cash_box_id, items)
+        response = decode_response(middleware.sign_json(body))
+        baseline = _best(lambda: (decode(body), encode(response)))
+        ours = _best(lambda: middleware.sign_json(body))
+        benchmark.extra_info["baseline"] = "msgspec decode + encode"
+        benchmark.extra_info["baseline_us"] = round(baseline * 1e6, 2)
+        benchmark.extra_info["ours_us"] = round(ours * 1e6, 2)
+        benchmark.extra_info["ratio"] = round(ours / baseline, 2)
+        benchmark(middleware.sign_json, body)
+
+
+def test_durable_sale(benchmark: Any, tmp_path: Path) -> None:
+    """Baseline: two bare commits and two bare signatures on the same disk and CPU, in turns with ours."""
+    commit, sign = bare.committer(tmp_path), bare.signer()
+    with host(tmp_path) as middleware:
+        body = basket(middleware.config.cash_box_id, 2)
+        ratios, sales, bounds = [], [], []
+        for _ in range(9):
+            bound = 2 * bare.mean(commit, 0.3) + 2 * bare.mean(sign, 0.1)
+            ours = bare.mean(lambda: middleware.sign_json(body), 0.4)
+            ratios.append(bound / ours)
+            sales.append(ours)
+            bounds.append(bound)
+        ratios.sort()
+        benchmark.extra_info["baseline"] = "2 commits + 2 signatures, bare"
+        benchmark.extra_info["baseline_us"] = round(sorted(bounds)[4] * 1e6, 1)
+        benchmark.extra_info["ours_us"] = round(sorted(sales)[4] * 1e6, 1)
+        benchmark.extra_info["ratio"] = (
+            f"{ratios[4]:.2f} of the bound (from {ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )
+        benchmark(middleware.sign_json, body)
