@@ -102,15 +102,15 @@ def _center(text: str, width: int) -> str:
     return " " * ((width - cells(text)) // 2) + text
 
 
-def _pair(left: str, right: str, width: int, *, indent: int = 2) -> list[str]:
+def _pair(left: str, right: str, width: int) -> list[str]:
     """``left`` wrapped, ``right`` flush right beside its last line if it fits, else on lines of its own."""
     room = width - cells(right) - 1
     if room < width // 3:
         head = _wrap(left, width)
         return [*head, *(_pad_left(piece, width) for piece in _wrap(right, width))]
     head = _wrap(left, room)
-    head[1:] = _wrap(" ".join(head[1:]), room - indent) if len(head) > 1 else []
-    lines = [line if number == 0 else " " * indent + line for number, line in enumerate(head)] or [""]
+    head[1:] = _wrap(" ".join(head[1:]), room - 2) if len(head) > 1 else []
+    lines = [line if number == 0 else f"  {line}" for number, line in enumerate(head)] or [""]
     lines[-1] += _pad_left(right, width - cells(lines[-1]))
     return lines
 
@@ -133,10 +133,8 @@ def _charge_lines(line: ReceiptLine, width: int) -> Iterator[str]:
         return
     yield from _wrap(line.description, width)
     unit = f" {line.unit}" if line.unit else ""
-    price = f"  {format_quantity(line.quantity)}{unit} x {format_amount(line.unit_price)}"
-    first, *more = _pair(price.strip(), amount, width - 2)
-    yield f"  {first}"
-    yield from (f"  {text}" for text in more)
+    price = f"{format_quantity(line.quantity)}{unit} x {format_amount(line.unit_price)}"
+    yield from (f"  {text}" for text in _pair(price, amount, width - 2))
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
@@ -473,5 +471,5 @@ def render_png(receipt: PrintableReceipt, scale: float = 1.0) -> bytes:
                 side = module * len(matrix)
                 image.paste(code.resize((side, side), Image.Resampling.NEAREST), (left, top))
     out = io.BytesIO()
-    image.save(out, "PNG", dpi=(DPI * scale, DPI * scale), optimize=False)
+    image.save(out, "PNG", dpi=(DPI * scale, DPI * scale))
     return out.getvalue()

@@ -58,7 +58,7 @@ def columns(line: str) -> int:
 
 
 def test_text_of_a_rich_receipt():
-    lines = render_text(printable(*restaurant(), header=HEADER), qr=False).splitlines()
+    lines = render_text(printable(*restaurant(), header=HEADER, orders_before=True), qr=False).splitlines()
     assert "  0,532 kg x 9,99                   5,31 B" in lines
     assert "SUMME EUR                          67,41" in lines
     assert "B 7 %                32,81    2,30   35,11" in lines
