@@ -28,7 +28,8 @@ COLUMNS: Final = 42
 PAPER_MM: Final = 80.0
 _MARGIN_MM = 4.0
 _CELL_MM = (PAPER_MM - 2 * _MARGIN_MM) / COLUMNS
-_FONT_MM = _CELL_MM / 0.602  # the advance of DejaVu Sans Mono, and nearly that of every monospaced face
+_ADVANCE = 0.602  # of DejaVu Sans Mono, and nearly that of every monospaced face
+_FONT_MM = _CELL_MM / _ADVANCE
 _LINE_MM = _FONT_MM * 1.3
 
 QR_EDGE_MM: Final = 32.0
@@ -347,7 +348,7 @@ def _page(receipt: PrintableReceipt) -> tuple[float, list[_Text | _Box | _Code]]
                 continue
             case "title":
                 size = _FONT_MM * 1.6
-                x = PAPER_MM / 2 - cells(text) * size * 0.602 / 2
+                x = PAPER_MM / 2 - cells(text) * size * _ADVANCE / 2
                 shapes.append(_Text(x, y + _LINE_MM * 1.25, size, text, True, False, False))
                 y += _LINE_MM * 1.9
                 continue
@@ -429,6 +430,12 @@ def _font_bytes(name: str) -> bytes:
 @lru_cache(maxsize=32)
 def _font(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
     """The face shipped with the package: the same picture on every machine."""
+    font, cell = _face(size_px, bold), size_px * _ADVANCE
+    # An advance is whole pixels: rounded up, it would carry a long line over the edge of its bar or paper.
+    return font if font.getlength("0") <= cell else _face(size_px * int(cell) / cell, bold)
+
+
+def _face(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
     name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
     # The basic layout sets every character by itself, from left to right, with or without libraqm: the
     # picture does not depend on how Pillow was built, and no text can move what stands beside it.

@@ -175,6 +175,14 @@ def test_special_receipts_are_drawn(case, signatures, state):
     assert open_png(render_png(receipt)).mode == "L"
 
 
+@pytest.mark.parametrize("scale", [0.5, 0.52, 0.68, 1, 1.3, 2])
+def test_no_line_of_the_picture_leaves_its_margins(scale):
+    receipt = printable(request(cb_area="W" * 120), response([item(0x02, "W" * 80, "", optional=False)]))
+    image = open_png(render_png(receipt, scale))
+    margin = int(4 * 300 * scale / 25.4)
+    assert image.crop((image.width - margin + 1, 0, image.width, image.height)).getextrema() == (255, 255)
+
+
 def test_picture_is_the_same_on_every_call():
     receipt = printable(*restaurant())
     assert render_png(receipt) == render_png(receipt)
