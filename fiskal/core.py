@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import struct
 import threading
+from decimal import Decimal
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from fiskal._core import ffi, lib
 from fiskal.errors import CoreError, ReceiptRejected
@@ -78,6 +79,8 @@ class _Scratch(threading.local):
         self.text = ffi.new("char[]", 128)
         self.text_bytes = ffi.buffer(self.text)
         self.ticks = ffi.new("int64_t *")
+        self.decimal = ffi.new("fk_decimal *")
+        self.charge_case = ffi.new("fk_charge_case *")
         self.prepared = ffi.new("fk_prepared *")
         self.prepared_bytes = ffi.buffer(self.prepared)
         self.error = ffi.new("fk_error *")
@@ -199,6 +202,33 @@ def parse_moment(text: str) -> int:
         raise ValueError(f"not a date and time: {text!r}")
     ticks: int = scratch.ticks[0]
     return ticks
+
+
+# ---- cases -----------------------------------------------------------------------------------------------
+
+
+class ChargeCase(NamedTuple):
+    """How a charge item is taxed.
+
+    ``column`` is its place in the tax block of processData (1 to 5), ``ust_key`` the UST_SCHLUESSEL of its
+    case (1 to 7; 7 when the case does not say).
+    """
+
+    column: int
+    ust_key: int
+
+
+def charge_case(item_case: int, vat_rate: Decimal) -> ChargeCase:
+    """Decode an ftChargeItemCase, a signed 64-bit number; case 0x0000 goes by ``vat_rate``.
+
+    A rate that is no number, or too large to be a decimal of the interface, counts as 0.
+    """
+    scratch = _scratch
+    rate = str(vat_rate).encode()
+    if lib.fk_decimal_parse(rate, len(rate), scratch.decimal) != lib.FK_OK:
+        lib.fk_decimal_parse(b"0", 1, scratch.decimal)
+    check(lib.fk_charge_case_decode(item_case, scratch.decimal, scratch.charge_case))
+    return ChargeCase(scratch.charge_case.column, scratch.charge_case.ust_key)
 
 
 # ---- the request -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fiskal import clock
 from fiskal.cli import common
 from fiskal.cli.samples import HEADER, Flow, Samples, Step
 from fiskal.cli.verify import as_plain
-from fiskal.export.receipt import printable
+from fiskal.export.receipt import orders_before, printable
 from fiskal.export.render import render_text
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import DE, SignatureType
@@ -136,10 +136,13 @@ class _Demo:
         code = {None: "has no QR code", True: "QR code valid", False: "QR CODE NOT VALID"}[valid]
         self._say(f"{step.title}: {response.ft_receipt_identification}, {code}")
         if step.printed and not self._as_json:
-            click.echo(self._draw(step.request, response))
+            click.echo(self._draw(middleware, step.request, response))
 
-    def _draw(self, request: ReceiptRequest, response: ReceiptResponse) -> str:
-        receipt = printable(request, response, header=HEADER)
+    def _draw(self, middleware: fiskal.Middleware, request: ReceiptRequest, response: ReceiptResponse) -> str:
+        row = middleware.store.queue(response.ft_queue_id)
+        assert row is not None  # the queue has just answered
+        ordered = orders_before(middleware.store, row.queue_no, request, response.ft_queue_row)
+        receipt = printable(request, response, header=HEADER, orders_before=ordered)
         text = render_text(receipt, dark_background=not self._light)
         needed = max(map(len, text.splitlines()))
         # A QR code that a narrow terminal wraps can be read by nobody.

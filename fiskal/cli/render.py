@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from fiskal.cli import common
-from fiskal.export.receipt import printable
+from fiskal.export.receipt import orders_before, printable
 from fiskal.export.render import render_png, render_svg, render_text
 from fiskal.host import config as configs
 from fiskal.pos import decode_canonical, decode_response
@@ -50,20 +50,19 @@ def command(
     store = common.open_journal(data)
     try:
         stored = store.item(wanted)
+        if stored is None or stored.answer is None:
+            what = "holds no item" if stored is None else "has no answer yet to the item"
+            raise common.CommandError(
+                "QUEUE_ITEM_NOT_FOUND",
+                f"the journal {what} {wanted}",
+                hint="Its id stands in the response as ftQueueItemID, and in the journal 'queueitems'.",
+            )
+        request = decode_canonical(stored.item.request.encode())
+        ordered = orders_before(store, stored.item.queue_no, request, stored.item.ftQueueRow)
     finally:
         store.close()
-    if stored is None or stored.answer is None:
-        what = "holds no item" if stored is None else "has no answer yet to the item"
-        raise common.CommandError(
-            "QUEUE_ITEM_NOT_FOUND",
-            f"the journal {what} {wanted}",
-            hint="Its id stands in the response as ftQueueItemID, and in the journal 'queueitems'.",
-        )
     receipt = printable(
-        decode_canonical(stored.item.request.encode()),
-        decode_response(stored.answer.response),
-        header=header,
-        mode=mode,
+        request, decode_response(stored.answer.response), header=header, mode=mode, orders_before=ordered
     )
     if form == "png":
         picture = render_png(receipt)

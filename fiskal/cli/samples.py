@@ -104,7 +104,7 @@ class Samples:
         area = "Zimmer 12"
         paid = self._implicit(
             ReceiptCase.POS_RECEIPT,
-            "room-bill",
+            "room",
             [*room, *dinner],
             [pay("EC-Karte", "42.10", DEBIT_CARD)],
             area=area,
@@ -112,8 +112,8 @@ class Samples:
         return Flow(
             "Orders over three days, paid on the last",
             [
-                Step("Day 1: order", self._implicit(case, "room-1", room, moment=first, area=area), False),
-                Step("Day 2: order", self._implicit(case, "room-2", dinner, moment=second, area=area), False),
+                Step("Day 1: order", self._implicit(case, "room", room, moment=first, area=area), False),
+                Step("Day 2: order", self._implicit(case, "room", dinner, moment=second, area=area), False),
                 Step("Day 3: receipt", paid, True),
             ],
         )
@@ -148,13 +148,13 @@ class Samples:
             [
                 Step(
                     "First register: empty order",
-                    self._implicit(ReceiptCase.INFO_ORDER, "bakery-1", terminal="Kasse 1", moment=began),
+                    self._implicit(ReceiptCase.INFO_ORDER, "bakery", terminal="Kasse 1", moment=began),
                     False,
                 ),
                 Step(
                     "Last register: receipt",
                     self._implicit(
-                        ReceiptCase.POS_RECEIPT, "bakery-2", items, [pay("Bar", "6.90")], terminal="Kasse 3"
+                        ReceiptCase.POS_RECEIPT, "bakery", items, [pay("Bar", "6.90")], terminal="Kasse 3"
                     ),
                     True,
                 ),

@@ -4,8 +4,9 @@
 draws it. :func:`printable_items` is for a POS that draws its own receipts. Sources: § 6 KassenSichV (content
 of a receipt), AEAO on § 146a 2.4 (form of the values), § 14 UStG and § 33 UStDV (VAT).
 
-Everything here is pure: no clock, no file, no font. All texts of a :class:`PrintableReceipt` are safe to
-send to a terminal, a printer or a browser; only ``qr`` is raw, because a code must carry the exact bytes.
+Nothing here knows a clock, a file or a font; :func:`orders_before` alone reads something, the journal. All
+texts of a :class:`PrintableReceipt` are safe to send to a terminal, a printer or a browser; only ``qr`` is
+raw, because a code must carry the exact bytes.
 """
 
 from __future__ import annotations
@@ -21,67 +22,79 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from fiskal.core import charge_case
+from fiskal.germany import texts
+from fiskal.germany.codes import (
+    CASE_MASK,
+    COUNTRY_MASK,
+    DE,
+    PRINTING_OPTIONAL,
+    ItemFlag,
+    ReceiptCase,
+    ReceiptFlag,
+    SignatureFormat,
+    SignatureType,
+    State,
+    to_int64,
+)
 from fiskal.pos.models import ChargeItem, PayItem, ReceiptRequest, ReceiptResponse, SignaturItem
+from fiskal.store import Store, StoredItem
 
 Mode = Literal["qr", "text"]
 
 BERLIN: Final = ZoneInfo("Europe/Berlin")
-CENT: Final = Decimal("0.01")
+_CENT: Final = Decimal("0.01")
 
 QR_BYTES_MAX: Final = 2331
 """The largest QR code (version 40) at error correction M. A longer payload is printed as text instead."""
 
-_OPTIONAL = 0x1_0000
-_FORMAT_QR, _FORMAT_BASE64 = 3, 13
-_TSE_TYPES_FROM, _TSE_TYPES_TO = 0x10, 0x23
-_CERTIFICATION, _TSE_SERIAL, _POS_SERIAL = 0x22, 0x23, 0x14
-_TRANSACTION, _COUNTER = 0x17, 0x18
-_START_TIME, _LOG_TIME, _ACTION_START = 0x19, 0x1A, 0x1F
+ORDERS_LOOKED_AT: Final = 1_000
+"""How many items of one reference :func:`orders_before` looks at, newest first."""
+
+_T = SignatureType
+_ERROR = State.ERROR & 0xFFFF_FFFF
 
 # The items to print when there is no QR code, in the order of the German reference tables, 8.3.
 _TEXT_MODE = (
-    _CERTIFICATION, _TSE_SERIAL, _POS_SERIAL, 0x15, 0x16, _TRANSACTION, _COUNTER,
-    _START_TIME, _LOG_TIME, 0x1B, 0x1C, 0x1D, _ACTION_START,
+    _T.CERTIFICATION_ID, _T.TSE_SERIAL_NUMBER, _T.POS_SERIAL_NUMBER, _T.PROCESS_TYPE, _T.PROCESS_DATA,
+    _T.TRANSACTION_NUMBER, _T.SIGNATURE_COUNTER, _T.START_TIME, _T.LOG_TIME, _T.SIGNATURE_ALGORITHM,
+    _T.LOG_TIME_FORMAT, _T.SIGNATURE, _T.ACTION_START,
 )  # fmt: skip
 
 # Always printed, and under their German names; the other items keep the caption of the wire.
 _TSE_LABELS = {
-    _POS_SERIAL: "Kassen-Seriennr.",
-    _TSE_SERIAL: "TSE-Seriennr.",
-    _CERTIFICATION: "TSE-Zertifikat",
-    _TRANSACTION: "Transaktionsnr.",
-    _COUNTER: "Signaturzähler",
+    _T.POS_SERIAL_NUMBER: "Kassen-Seriennr.",
+    _T.TSE_SERIAL_NUMBER: "TSE-Seriennr.",
+    _T.CERTIFICATION_ID: "TSE-Zertifikat",
+    _T.TRANSACTION_NUMBER: "Transaktionsnr.",
+    _T.SIGNATURE_COUNTER: "Signaturzähler",
 }
 
-_TRAINING, _VOID, _SMALL_BUSINESS = 0x2_0000, 0x4_0000, 0x10_0000
-_IMPLICIT = 0x1_0000_0000
-_POSITION_CANCELLED = 0x20_0000
-
-_TITLES = {
-    0x0002: "Nullbeleg",
-    0x0003: "In-Betriebnahme-Beleg",
-    0x0004: "Außer-Betriebnahme-Beleg",
-    0x0005: "Monatsabschluss",
-    0x0006: "Jahresabschluss",
-    0x0007: "Tagesabschluss",
-    0x0008: "Vorgangsbeginn",
-    0x0009: "Vorgangsaktualisierung",
-    0x000A: "Vorgangsergänzung",
-    0x000B: "Vorgangsabbruch",
-    0x000C: "Rechnung",
-    0x000D: "Rechnung",
-    0x000E: "Rechnung (Zahlung offen)",
-    0x000F: "Lieferschein",
-    0x0010: "Bestellung",
-    0x0011: "Kassenbewegung",
-    0x0012: "Sachbezug",
-    0x0013: "Interner Beleg",
-    0x0014: "Protokoll",
-    0x0015: "Auslandsumsatz",
-    0x0016: "Belegstorno",
-    0x0017: "TSE-Trennungs-Beleg",
-    0x0018: "TSE-Verbindungs-Beleg",
-    0x0019: "Migrationsbeleg",
+_TITLES: dict[int, str] = {
+    ReceiptCase.ZERO: "Nullbeleg",
+    ReceiptCase.INITIAL_OPERATION: texts.START_RECEIPT,
+    ReceiptCase.OUT_OF_OPERATION: texts.STOP_RECEIPT,
+    ReceiptCase.MONTHLY_CLOSING: "Monatsabschluss",
+    ReceiptCase.YEARLY_CLOSING: "Jahresabschluss",
+    ReceiptCase.DAILY_CLOSING: "Tagesabschluss",
+    ReceiptCase.START_TRANSACTION: "Vorgangsbeginn",
+    ReceiptCase.UPDATE_TRANSACTION: "Vorgangsaktualisierung",
+    ReceiptCase.DELTA_TRANSACTION: "Vorgangsergänzung",
+    ReceiptCase.FAIL_TRANSACTION: "Vorgangsabbruch",
+    ReceiptCase.B2B_INVOICE: "Rechnung",
+    ReceiptCase.B2C_INVOICE: "Rechnung",
+    ReceiptCase.INFO_INVOICE: "Rechnung (Zahlung offen)",
+    ReceiptCase.INFO_DELIVERY_NOTE: "Lieferschein",
+    ReceiptCase.INFO_ORDER: "Bestellung",
+    ReceiptCase.CASH_DEPOSIT: "Kassenbewegung",
+    ReceiptCase.MATERIAL_CONSUMPTION: "Sachbezug",
+    ReceiptCase.INFO_INTERNAL: "Interner Beleg",
+    ReceiptCase.PROTOCOL: "Protokoll",
+    ReceiptCase.FOREIGN_SALES: "Auslandsumsatz",
+    ReceiptCase.VOID_RECEIPT: "Belegstorno",
+    ReceiptCase.INITIATE_SCU_SWITCH: "TSE-Trennungs-Beleg",
+    ReceiptCase.FINISH_SCU_SWITCH: "TSE-Verbindungs-Beleg",
+    ReceiptCase.MIGRATION: "Migrationsbeleg",
 }
 
 _PAYMENTS = {
@@ -112,22 +125,19 @@ _CHANGE = (0x000B, 0x000C)
 
 # Said only when the answer carries no text of its own for the state.
 _STATE_TEXTS = (
-    (0x001, "Kasse nicht in Betrieb genommen oder außer Betrieb"),
-    (0x002, "Kommunikation mit der technischen Sicherheitseinrichtung (TSE) fehlgeschlagen"),
-    (0x008, "Ausfallsnacherfassung"),
-    (0x100, "Wechsel der technischen Sicherheitseinrichtung (TSE) nicht abgeschlossen"),
+    (State.OUT_OF_SERVICE, "Kasse nicht in Betrieb genommen oder außer Betrieb"),
+    (State.SCU_FAILED, texts.TSE_FAILED),
+    (State.LATE_SIGNING, "Ausfallsnacherfassung"),
+    (State.SCU_SWITCH, "Wechsel der technischen Sicherheitseinrichtung (TSE) nicht abgeschlossen"),
 )
-_STATE_ERROR = 0xEEEE_EEEE
 _ERROR_TEXT = "Fehler bei der Verarbeitung, kein gültiger Beleg"
 _TRAINING_TEXT = "TRAINING - KEIN GÜLTIGER BELEG"
 _SMALL_BUSINESS_TEXT = "Keine Umsatzsteuer nach § 19 UStG"
 
-# Families of charge item cases whose low three bits name the VAT group (1..7), by case >> 3.
-_VAT_FAMILIES = frozenset({0, 2, 3, 4, 5, 6, 7, 8, 10, 12, 13, 14, 15, 16, 17})
+# VAT groups as UST_SCHLUESSEL has them: the rate of one that the POS sent no rate for, and what has none.
 _GROUP_RATES = {1: Decimal(19), 2: Decimal(7), 3: Decimal("10.7"), 4: Decimal("5.5")}
-_NOT_TAXABLE, _TAX_FREE, _UNKNOWN_VAT = 5, 6, 7
-_GROUP_NAMES = {_NOT_TAXABLE: "nicht steuerbar", _TAX_FREE: "steuerfrei"}
-_NOT_TAXABLE_CASES = frozenset({0x49, 0x59, 0x60, 0x68, *range(0x90, 0x98), 0xA1, 0xA2})
+_COLUMN_REST = 5
+_GROUP_NAMES = {5: "nicht steuerbar", 6: "steuerfrei"}
 
 # Wide enough for every sum of 64-bit amounts to be exact, and free of traps: a receipt is never refused
 # because of a number.
@@ -239,8 +249,8 @@ def clean(text: str | None) -> str:
     return " ".join("".join(kept).split())
 
 
-def _clean_all(texts: Iterable[str | None] | None) -> tuple[str, ...]:
-    return tuple(clean(text) for text in texts or ())
+def _clean_all(lines: Iterable[str | None] | None) -> tuple[str, ...]:
+    return tuple(clean(line) for line in lines or ())
 
 
 def _items(pairs: Iterable[tuple[str, str | None]]) -> tuple[Item, ...]:
@@ -287,7 +297,7 @@ def _number(value: Decimal | None) -> Decimal:
 def _effective(amount: Decimal, quantity: Decimal, case: int) -> Decimal:
     """The amount with the sign that counts: a negative quantity makes it negative, unless the position is a
     cancellation, whose amount already carries the sign."""
-    if not case & _POSITION_CANCELLED and quantity < 0 <= amount:
+    if not case & ItemFlag.POSITION_CANCELLATION and quantity < 0 <= amount:
         return _EXACT.minus(amount)
     return amount
 
@@ -300,7 +310,7 @@ def _total(amounts: Iterable[Decimal]) -> Decimal:
 
 
 def _cents(amount: Decimal) -> Decimal:
-    return amount.quantize(CENT, context=_EXACT)
+    return amount.quantize(_CENT, context=_EXACT)
 
 
 def format_amount(amount: Decimal) -> str:
@@ -324,14 +334,9 @@ def format_quantity(quantity: Decimal) -> str:
 
 def _vat_group(item: ChargeItem) -> int:
     """VAT group 1..7 of an item: normal, reduced, special 1 and 2, not taxable, tax free, unknown."""
-    case = item.ft_charge_item_case & 0xFFFF
-    if case == 0:
-        rate = _number(item.vat_rate)
-        return next((group for group, known in _GROUP_RATES.items() if known == rate), _UNKNOWN_VAT)
-    if case in _NOT_TAXABLE_CASES:
-        return _NOT_TAXABLE
-    group = case & 7
-    return group if group and case >> 3 in _VAT_FAMILIES else _UNKNOWN_VAT
+    case = charge_case(to_int64(item.ft_charge_item_case), _number(item.vat_rate))
+    # A case that leaves the group open may still have found its column, by the rate.
+    return case.column if case.column < _COLUMN_REST else case.ust_key
 
 
 def _vat_key(item: ChargeItem) -> tuple[int, Decimal]:
@@ -352,7 +357,7 @@ def _vat_letters(keys: Iterable[tuple[int, Decimal]]) -> dict[tuple[int, Decimal
     used: set[str] = set()
     following = ord("F")
     for key in sorted(set(keys), key=lambda key: (key[0], -key[1])):
-        letter = "ABCDE"[min(key[0], _NOT_TAXABLE) - 1]
+        letter = "ABCDE"[min(key[0], _COLUMN_REST) - 1]
         if letter in used:
             ordinal = following - ord("A")
             letter = chr(following) if following <= ord("Z") else f"Z{ordinal}"
@@ -412,7 +417,7 @@ def _line(item: ChargeItem, letter: str) -> ReceiptLine:
 
 
 def _payment(item: PayItem) -> PaymentLine:
-    case = item.ft_pay_item_case & 0xFFFF
+    case = item.ft_pay_item_case & CASE_MASK
     name = _PAYMENTS.get(case, "Bar")
     description = clean(item.description) or name
     if case in _CHANGE and description != name:
@@ -458,16 +463,12 @@ def _offset(moment: datetime) -> str:
     return f"UTC{'-' if minutes < 0 else '+'}{abs(minutes) // 60:02}:{abs(minutes) % 60:02}"
 
 
-def format_moment(wire: str, tz: tzinfo = BERLIN) -> str:
-    """``2020-05-22T10:47:40.960Z`` as ``22.05.2020 12:47:40,960``: local, and neither rounded nor shortened.
-
-    A fraction of zero is left out. A text that is no moment comes back cleaned.
-    """
-    return _local(wire, tz)[0]
-
-
 def _local(wire: str, tz: tzinfo) -> tuple[str, str]:
-    """The printed form and its offset from UTC (empty when ``wire`` is no moment)."""
+    """``2020-05-22T10:47:40.960Z`` as ``22.05.2020 12:47:40,960``, and its offset from UTC.
+
+    Local, and neither rounded nor shortened; only a fraction of zero is left out. A text that is no moment
+    comes back cleaned, without an offset.
+    """
     parsed = _parse(wire)
     if parsed is None:
         return clean(wire), ""
@@ -496,14 +497,14 @@ def _times(moments: Iterable[tuple[str, str | None]], tz: tzinfo) -> tuple[tuple
 
 
 def _first_moment(request: ReceiptRequest) -> str | None:
-    """The earliest moment the POS recorded for the items of the action."""
+    """The earliest moment the POS recorded for the action: what ``<vorgangsbeginn>`` would have said."""
     items = (*(request.cb_charge_items or ()), *(request.cb_pay_items or ()))
     known = []
-    for item in items:
-        parsed = _parse(item.moment) if item is not None and item.moment else None
+    for moment in (request.cb_receipt_moment, *(item.moment for item in items if item is not None)):
+        parsed = _parse(moment) if moment else None
         # A POS that has no moment may send the year 1 of .NET's default value.
         if parsed is not None and parsed[0].year > 1:
-            known.append((parsed[0], parsed[1].ljust(9, "0"), item.moment))
+            known.append((parsed[0], parsed[1].ljust(9, "0"), moment))
     return min(known)[2] if known else None
 
 
@@ -512,21 +513,25 @@ def _first_moment(request: ReceiptRequest) -> str | None:
 
 def _tse_type(item: SignaturItem) -> int:
     """The low word of a German TSE item (0x10..0x23), 0 for every other item."""
-    low = item.ft_signature_type & 0xFFFF
-    is_german = item.ft_signature_type >> 48 & 0xFFFF == 0x4445
-    return low if is_german and _TSE_TYPES_FROM <= low <= _TSE_TYPES_TO else 0
+    low = item.ft_signature_type & CASE_MASK
+    is_german = item.ft_signature_type & COUNTRY_MASK == DE
+    return low if is_german and _T.START_TRANSACTION_RESULT <= low <= _T.TSE_SERIAL_NUMBER else 0
+
+
+def _format(item: SignaturItem) -> int:
+    return item.ft_signature_format & 0xFFFF
 
 
 def _is_qr(item: SignaturItem) -> bool:
-    return item.ft_signature_format & 0xFFFF == _FORMAT_QR
+    return _format(item) == SignatureFormat.QR_CODE
 
 
 def _is_optional(item: SignaturItem) -> bool:
     """Flagged as optional; or an item that is always optional, sent by a queue that does not set the flag
     (before version 1.3.23, or with FlagOptionalSignatures off)."""
-    if item.ft_signature_format & _OPTIONAL or item.ft_signature_format & 0xFFFF == _FORMAT_BASE64:
+    if item.ft_signature_format & PRINTING_OPTIONAL or _format(item) == SignatureFormat.BASE64:
         return True
-    return _tse_type(item) not in (0, _CERTIFICATION, _ACTION_START)
+    return _tse_type(item) not in (0, _T.CERTIFICATION_ID, _T.ACTION_START)
 
 
 def qr_payload(response: ReceiptResponse) -> str | None:
@@ -558,18 +563,69 @@ def printable_items(response: ReceiptResponse, mode: Mode = "qr") -> list[tuple[
     return [(item.caption or "", item.data or "") for item in _must_print(response, mode)]
 
 
-def _notices(request: ReceiptRequest, response: ReceiptResponse, texts: Sequence[Item]) -> tuple[Item, ...]:
+def _notices(request: ReceiptRequest, response: ReceiptResponse, notes: Sequence[Item]) -> tuple[Item, ...]:
     """What must not be overlooked. The text is that of the signature item; the state speaks for itself only
     when no item does."""
-    notices = list(texts)
+    notices = list(notes)
     state = response.ft_state
-    if state & 0xFFFF_FFFF == _STATE_ERROR:
+    if _is_error(state):
         notices.insert(0, Item(_ERROR_TEXT, ""))
-    elif not texts:
+    elif not notes:
         notices += [Item(text, "") for bit, text in _STATE_TEXTS if state & bit]
-    if request.ft_receipt_case & _TRAINING:
+    if request.ft_receipt_case & ReceiptFlag.TRAINING:
         notices.insert(0, Item(_TRAINING_TEXT, ""))
     return tuple(notices)
+
+
+def _is_error(state: int) -> bool:
+    return state & 0xFFFF_FFFF == _ERROR
+
+
+# --- the journal -------------------------------------------------------------------------------------------
+
+
+class _RequestCase(msgspec.Struct):
+    ft_receipt_case: int = msgspec.field(name="ftReceiptCase", default=0)
+
+
+class _ResponseState(msgspec.Struct):
+    ft_state: int = msgspec.field(name="ftState", default=0)
+
+
+_decode_case = msgspec.json.Decoder(_RequestCase).decode
+_decode_state = msgspec.json.Decoder(_ResponseState).decode
+
+
+def _is_order(stored: StoredItem) -> bool:
+    """A recorded order: one that ended in an error is not part of any action."""
+    if stored.answer is None:
+        return False
+    case = _decode_case(stored.item.request).ft_receipt_case
+    return case & CASE_MASK == ReceiptCase.INFO_ORDER and not _is_error(
+        _decode_state(stored.answer.response).ft_state
+    )
+
+
+def orders_before(store: Store, queue_no: int, request: ReceiptRequest, row: int) -> bool:
+    """Does the journal hold an order of the action that ``request`` (at ``row`` of its queue) belongs to?
+
+    The orders of an action have its cbReceiptReference, or the one it names as cbPreviousReceiptReference.
+    Of a reference that is used over and over, the newest ``ORDERS_LOOKED_AT`` items are looked at.
+    """
+    for reference in {request.cb_receipt_reference, request.cb_previous_receipt_reference}:
+        if not reference:
+            continue
+        # An order mostly stands right before its receipt.
+        for limit in (8, ORDERS_LOOKED_AT):
+            items = store.items_by_reference(queue_no, reference, None, limit)
+            if any(stored.item.ftQueueRow < row and _is_order(stored) for stored in items):
+                return True
+            if len(items) < limit:
+                break
+    return False
+
+
+# --- the whole ---------------------------------------------------------------------------------------------
 
 
 def printable(
@@ -579,13 +635,16 @@ def printable(
     header: Sequence[str] = (),
     mode: Mode = "qr",
     tz: tzinfo = BERLIN,
+    orders_before: bool = False,
 ) -> PrintableReceipt:
     """The receipt of ``request`` as answered by ``response``.
 
     ``header``: the merchant's lines (name, address, tax number: § 6 no. 1 KassenSichV), not known to a
     queue. ``mode``: ``"qr"`` prints the code and leaves the TSE texts out, ``"text"`` prints the texts of
     the verification instead; a payload too long for a code is printed as text in either mode. ``tz``: the
-    zone of the printed times.
+    zone of the printed times. ``orders_before``: orders of the same action were signed before, see
+    :func:`orders_before`; in the implicit flow the action then began with the TSE's transaction, and the
+    start of the first order is printed in addition.
     """
     qr = qr_payload(response) if mode == "qr" else None
     if qr is not None and len(qr.encode("utf-8", "surrogatepass")) > QR_BYTES_MAX:
@@ -594,8 +653,11 @@ def printable(
     values: dict[int, str] = {}
     for item in response.ft_signatures or ():
         values.setdefault(_tse_type(item), item.data or "")
+    # The register has its serial number even when no TSE answered.
+    if not values.get(_T.POS_SERIAL_NUMBER):
+        values[_T.POS_SERIAL_NUMBER] = response.ft_cash_box_identification
 
-    shown = {*_TSE_LABELS, _ACTION_START}
+    shown = {*_TSE_LABELS, _T.ACTION_START}
     remaining = [
         (_tse_type(item), Item(clean(item.caption).strip("<>"), clean(item.data)))
         for item in _must_print(response, mode)
@@ -603,17 +665,24 @@ def printable(
     ]
     notes = [item for number, item in remaining if not number]
 
-    start, end, first = values.get(_START_TIME), values.get(_LOG_TIME), values.get(_ACTION_START)
-    implicit = bool(request.ft_receipt_case & _IMPLICIT)
+    start, first = values.get(_T.START_TIME), values.get(_T.ACTION_START)
     if not start and not first:
         # Without the TSE the register's own record gives the beginning (AEAO on § 146a, outage of the TSE).
-        first, implicit = _first_moment(request), False
+        first = _first_moment(request)
+    long_lasting = bool(orders_before and start and request.ft_receipt_case & ReceiptFlag.IMPLICIT_FLOW)
+    if long_lasting:
+        began, ordered, tse_began = start, first, None
+    elif first:
+        began, ordered, tse_began = first, None, start
+    else:
+        began, ordered, tse_began = start, None, None
     times, time_note = _times(
         (
             ("Belegausgabe", request.cb_receipt_moment),
-            ("Erste Bestellung" if implicit else "Vorgangsbeginn", first),
-            ("Vorgangsbeginn" if implicit or not first else "TSE-Beginn", start),
-            ("Vorgangsende", end),
+            ("Vorgangsbeginn", began),
+            ("Vorgangsende", values.get(_T.LOG_TIME)),
+            ("Erste Bestellung", ordered),
+            ("TSE-Beginn", tse_began),
         ),
         tz,
     )
@@ -623,17 +692,17 @@ def printable(
     letters = _vat_letters(keys)
     lines = tuple(_line(item, letters[key]) for item, key in zip(charge_items, keys, strict=True))
     vat = _vat_table(charge_items, letters)
-    small_business = bool(request.ft_receipt_case & _SMALL_BUSINESS)
+    small_business = bool(request.ft_receipt_case & ReceiptFlag.SMALL_BUSINESS)
     if small_business and not any(line.vat for line in vat):
         vat = ()
 
-    title = _TITLES.get(request.ft_receipt_case & 0xFFFF, "Kassenbeleg")
-    if request.ft_receipt_case & _VOID:
+    title = _TITLES.get(request.ft_receipt_case & CASE_MASK, "Kassenbeleg")
+    if request.ft_receipt_case & ReceiptFlag.VOID:
         title = f"Storno {title}"
     return PrintableReceipt(
         header=_clean_all((*header, *(response.ft_receipt_header or ()))),
         title=title,
-        training=bool(request.ft_receipt_case & _TRAINING),
+        training=bool(request.ft_receipt_case & ReceiptFlag.TRAINING),
         notices=_notices(request, response, notes),
         details=_items(
             (
@@ -655,16 +724,8 @@ def printable(
         payment_texts=_clean_all(response.ft_pay_lines),
         times=times,
         time_note=time_note,
-        tse=_items(
-            (label, values.get(number) or _fallback(response, number))
-            for number, label in _TSE_LABELS.items()
-        ),
+        tse=_items((label, values.get(number)) for number, label in _TSE_LABELS.items()),
         items=tuple(item for number, item in remaining if number),
         qr=qr,
         footer=_clean_all(response.ft_receipt_footer),
     )
-
-
-def _fallback(response: ReceiptResponse, number: int) -> str:
-    """The register has its serial number even when no TSE answered."""
-    return response.ft_cash_box_identification if number == _POS_SERIAL else ""

@@ -8,6 +8,7 @@ face on an 80 mm roll. Hence what is seen in a test of the text is what a custom
 from __future__ import annotations
 
 import io
+import math
 import unicodedata
 from collections.abc import Iterator
 from functools import cache, lru_cache
@@ -28,12 +29,13 @@ COLUMNS: Final = 42
 PAPER_MM: Final = 80.0
 _MARGIN_MM = 4.0
 _CELL_MM = (PAPER_MM - 2 * _MARGIN_MM) / COLUMNS
-_FONT_MM = _CELL_MM / 0.602  # the advance of DejaVu Sans Mono, and nearly that of every monospaced face
+_ADVANCE = 0.602  # of DejaVu Sans Mono, and nearly that of every monospaced face
+_FONT_MM = _CELL_MM / _ADVANCE
 _LINE_MM = _FONT_MM * 1.3
 
 QR_EDGE_MM: Final = 32.0
 """Edge of the code without its quiet zone; at least 30 mm are asked for (DSFinV-K, annex I)."""
-_QR_MODULE_MM = 0.36
+_QR_MODULE_MM, _QR_EDGE_MAX_MM = 0.36, 68.0
 _QUIET_MODULES = 4
 
 DPI: Final = 300
@@ -102,15 +104,15 @@ def _center(text: str, width: int) -> str:
     return " " * ((width - cells(text)) // 2) + text
 
 
-def _pair(left: str, right: str, width: int, *, indent: int = 2) -> list[str]:
+def _pair(left: str, right: str, width: int) -> list[str]:
     """``left`` wrapped, ``right`` flush right beside its last line if it fits, else on lines of its own."""
     room = width - cells(right) - 1
     if room < width // 3:
         head = _wrap(left, width)
         return [*head, *(_pad_left(piece, width) for piece in _wrap(right, width))]
     head = _wrap(left, room)
-    head[1:] = _wrap(" ".join(head[1:]), room - indent) if len(head) > 1 else []
-    lines = [line if number == 0 else " " * indent + line for number, line in enumerate(head)] or [""]
+    head[1:] = _wrap(" ".join(head[1:]), room - 2) if len(head) > 1 else []
+    lines = [line if number == 0 else f"  {line}" for number, line in enumerate(head)] or [""]
     lines[-1] += _pad_left(right, width - cells(lines[-1]))
     return lines
 
@@ -133,10 +135,8 @@ def _charge_lines(line: ReceiptLine, width: int) -> Iterator[str]:
         return
     yield from _wrap(line.description, width)
     unit = f" {line.unit}" if line.unit else ""
-    price = f"  {format_quantity(line.quantity)}{unit} x {format_amount(line.unit_price)}"
-    first, *more = _pair(price.strip(), amount, width - 2)
-    yield f"  {first}"
-    yield from (f"  {text}" for text in more)
+    price = f"{format_quantity(line.quantity)}{unit} x {format_amount(line.unit_price)}"
+    yield from (f"  {text}" for text in _pair(price, amount, width - 2))
 
 
 def _table(rows: list[tuple[str, ...]], width: int) -> Iterator[str]:
@@ -329,8 +329,20 @@ def _runs(text: str) -> Iterator[tuple[int, int, str]]:
         start += cells(part) + 2
 
 
-def _page(receipt: PrintableReceipt) -> tuple[float, list[_Text | _Box | _Code]]:
-    """Height of the page and what to draw on it, mm."""
+def _module_mm(modules: int, pixel_mm: float) -> float:
+    """Edge of one module of a code of ``modules`` by ``modules``, in whole pixels if there are any."""
+    module = max(QR_EDGE_MM / modules, min(_QR_MODULE_MM, _QR_EDGE_MAX_MM / modules))
+    if not pixel_mm:
+        return module
+    # The next whole pixel, so that the edge is never shorter than promised, as far as the paper is wide.
+    pixels = math.ceil(module / pixel_mm)
+    if (modules + 2 * _QUIET_MODULES) * pixels * pixel_mm > PAPER_MM:
+        pixels -= 1
+    return pixels * pixel_mm
+
+
+def _page(receipt: PrintableReceipt, pixel_mm: float = 0) -> tuple[float, list[_Text | _Box | _Code]]:
+    """Height of the page and what to draw on it, mm. ``pixel_mm``: edge of a pixel, 0 when there are none."""
     shapes: list[_Text | _Box | _Code] = []
     y = _MARGIN_MM
     for text, style in _compose(receipt, COLUMNS):
@@ -342,14 +354,14 @@ def _page(receipt: PrintableReceipt) -> tuple[float, list[_Text | _Box | _Code]]
             case "code":
                 assert receipt.qr is not None
                 modules = len(_matrix(receipt.qr))
-                edge = max(QR_EDGE_MM, min(modules * _QR_MODULE_MM, 68.0))
-                quiet = edge / modules * _QUIET_MODULES
+                module = _module_mm(modules, pixel_mm)
+                edge, quiet = module * modules, module * _QUIET_MODULES
                 shapes.append(_Code((PAPER_MM - edge) / 2, y + quiet, edge, receipt.qr))
                 y += edge + 2 * quiet
                 continue
             case "title":
                 size = _FONT_MM * 1.6
-                x = PAPER_MM / 2 - cells(text) * size * 0.602 / 2
+                x = PAPER_MM / 2 - cells(text) * size * _ADVANCE / 2
                 shapes.append(_Text(x, y + _LINE_MM * 1.25, size, text, True, False, False))
                 y += _LINE_MM * 1.9
                 continue
@@ -431,6 +443,12 @@ def _font_bytes(name: str) -> bytes:
 @lru_cache(maxsize=32)
 def _font(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
     """The face shipped with the package: the same picture on every machine."""
+    font, cell = _face(size_px, bold), size_px * _ADVANCE
+    # An advance is whole pixels: rounded up, it would carry a long line over the edge of its bar or paper.
+    return font if font.getlength("0") <= cell else _face(size_px * int(cell) / cell, bold)
+
+
+def _face(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
     name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
     # The basic layout sets every character by itself, from left to right, with or without libraqm: the
     # picture does not depend on how Pillow was built, and no text can move what stands beside it.
@@ -446,7 +464,7 @@ def render_png(receipt: PrintableReceipt, scale: float = 1.0) -> bytes:
     if not 0.5 <= scale <= 4:
         raise ValueError(f"scale must be between 0.5 and 4, not {scale}")
     per_mm = DPI * scale / 25.4
-    height_mm, shapes = _page(receipt)
+    height_mm, shapes = _page(receipt, 1 / per_mm)
     width, height = round(PAPER_MM * per_mm), round(height_mm * per_mm)
     if width * height > PNG_PIXELS_MAX:
         raise ValueError(f"receipt too long for a picture: {width} x {height} pixels")
@@ -463,15 +481,11 @@ def render_png(receipt: PrintableReceipt, scale: float = 1.0) -> bytes:
                 draw.rectangle((x * per_mm, y * per_mm, *corner), 0)
             case _Code(x, y, edge, data):
                 matrix = _matrix(data)
-                # The next whole pixel, so that the edge is never shorter than promised; the quiet zone of
-                # four modules in the layout takes up the difference.
-                module = max(1, -int(-edge * per_mm // len(matrix)))
-                left = (width - module * len(matrix)) // 2
-                top = round(y * per_mm) - max(0, round(module * len(matrix) - edge * per_mm)) // 2
                 code = Image.new("L", (len(matrix), len(matrix)), 255)
                 code.putdata([0 if dark else 255 for row in matrix for dark in row])
-                side = module * len(matrix)
-                image.paste(code.resize((side, side), Image.Resampling.NEAREST), (left, top))
+                side = round(edge * per_mm)
+                place = (round(x * per_mm), round(y * per_mm))
+                image.paste(code.resize((side, side), Image.Resampling.NEAREST), place)
     out = io.BytesIO()
-    image.save(out, "PNG", dpi=(DPI * scale, DPI * scale), optimize=False)
+    image.save(out, "PNG", dpi=(DPI * scale, DPI * scale))
     return out.getvalue()

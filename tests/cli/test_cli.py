@@ -345,12 +345,25 @@ def test_render(data: Path, tmp_path: Path) -> None:
     text = good("render", item, "--data", data, "--header", "Café").stdout
     assert "Café" in text
     assert "7,50" in text
+    assert "fiskal-simulation (NOT CERTIFIED)" in text
+    assert "Erste Bestellung" not in text
     assert "█" in text
     assert "█" not in good("render", item, "--data", data, "--mode", "text").stdout
     assert good("render", item, "--data", data, "--format", "svg").stdout.startswith("<svg")
     out = tmp_path / "receipt.png"
     assert good("render", item.upper(), "--data", data, "--format", "png", "--out", out).stdout == ""
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+def test_render_finds_the_orders_of_a_receipt(data: Path) -> None:
+    order = json.loads(good("sample", "order", "--data", data).stdout)
+    sale = json.loads(good("sample", "sale", "--data", data).stdout)
+    sale["cbReceiptReference"] = order["cbReceiptReference"]
+    for request in (order, sale):
+        answer = json.loads(good("sign", "--data", data, stdin=json.dumps(request)).stdout)
+    text = good("render", answer["ftQueueItemID"], "--data", data).stdout
+    assert "Erste Bestellung" in text
+    assert "TSE-Beginn" not in text
 
 
 def test_render_of_what_is_not_there(data: Path) -> None:
@@ -429,6 +442,8 @@ def test_demo_in_a_folder(tmp_path: Path) -> None:
     assert "NO certified TSE" in text
     assert text.count("SUMME EUR") == 4
     assert max(map(len, text.splitlines())) <= 80
+    # Two of the four are long lasting: orders came before them.
+    assert text.count("Erste Bestellung") == text.count("TSE-Beginn") == 2
     assert "QR codes  7 of 7 valid" in text
     assert "journal   good" in text
     good("verify", "journal", "--data", folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,7 @@ def test_charge_case(row: dict[str, str]) -> None:
         assert case.ust_key == int(row["ust_key"])
         assert GV_TYP[case.gv_typ] == row["gv_typ"]
         assert case.known == 1
+        assert core.charge_case(int(row["value"]) | flags, Decimal(19)) == (case.column, case.ust_key)
 
 
 def test_every_other_charge_case_is_unknown_and_in_column_5() -> None:
@@ -221,6 +223,13 @@ def test_every_other_charge_case_is_unknown_and_in_column_5() -> None:
 )
 def test_undefined_service_goes_by_rate(rate: str, column: int) -> None:
     assert charge_case(DE, rate).column == column
+    assert core.charge_case(DE, Decimal(rate)) == (column, 7)
+
+
+@pytest.mark.parametrize("rate", ["NaN", "Infinity", "1E+50"])
+def test_rate_that_cannot_be(rate: str) -> None:
+    assert core.charge_case(DE, Decimal(rate)) == (5, 7)
+    assert core.charge_case(DE | 2, Decimal(rate)) == (2, 2)
 
 
 @pytest.mark.parametrize("row", PAY_ROWS, ids=[row["case"] for row in PAY_ROWS])

@@ -35,7 +35,6 @@ from fiskal.export.receipt import (
     QR_BYTES_MAX,
     clean,
     format_amount,
-    format_moment,
     format_quantity,
     printable,
     printable_items,
@@ -51,6 +50,10 @@ def times(receipt):
     return {line.label: (line.local, line.wire) for line in receipt.times}
 
 
+def wires(receipt):
+    return [(line.label, line.wire) for line in receipt.times]
+
+
 def texts(receipt):
     return [text for notice in receipt.notices for text in notice if text]
 
@@ -62,12 +65,12 @@ def texts(receipt):
 def test_implicit_flow_single_call(flagged):
     receipt = printable(request(**SALE, cb_area="Tisch 19"), response(kassenbeleg(flagged=flagged)))
     assert receipt.title == "Kassenbeleg"
-    assert times(receipt) == {
-        "Belegausgabe": ("22.05.2020 13:33:00,260", "2020-05-22T11:33:00.260Z"),
-        "Erste Bestellung": ("22.05.2020 12:47:40,960", "2020-05-22T10:47:40.960Z"),
-        "Vorgangsbeginn": ("22.05.2020 13:33:01", "2020-05-22T11:33:01.000Z"),
-        "Vorgangsende": ("22.05.2020 13:33:02", "2020-05-22T11:33:02.000Z"),
-    }
+    assert [(line.label, line.local, line.wire) for line in receipt.times] == [
+        ("Belegausgabe", "22.05.2020 13:33:00,260", "2020-05-22T11:33:00.260Z"),
+        ("Vorgangsbeginn", "22.05.2020 12:47:40,960", "2020-05-22T10:47:40.960Z"),
+        ("Vorgangsende", "22.05.2020 13:33:02", "2020-05-22T11:33:02.000Z"),
+        ("TSE-Beginn", "22.05.2020 13:33:01", "2020-05-22T11:33:01.000Z"),
+    ]
     assert receipt.time_note == "Zeiten in Ortszeit (UTC+02:00)"
     assert receipt.total == Decimal("7.50")
     assert [(line.letter, line.label, line.gross, line.net, line.vat) for line in receipt.vat] == [
@@ -87,27 +90,37 @@ def test_implicit_flow_with_earlier_orders():
         94, 168, "2020-05-29T14:08:23.000Z", "2020-05-29T14:08:24.000Z", "2020-05-26T10:31:34.960Z"
     )
     sale = request(**SALE, cb_receipt_moment="2020-05-28T14:11:22.233Z", cb_receipt_reference="LLA_1")
-    assert {label: wire for label, (_, wire) in times(printable(sale, response(signatures))).items()} == {
-        "Belegausgabe": "2020-05-28T14:11:22.233Z",
-        "Erste Bestellung": "2020-05-26T10:31:34.960Z",
-        "Vorgangsbeginn": "2020-05-29T14:08:23.000Z",
-        "Vorgangsende": "2020-05-29T14:08:24.000Z",
-    }
+    receipt = printable(sale, response(signatures), orders_before=True)
+    assert wires(receipt) == [
+        ("Belegausgabe", "2020-05-28T14:11:22.233Z"),
+        ("Vorgangsbeginn", "2020-05-29T14:08:23.000Z"),
+        ("Vorgangsende", "2020-05-29T14:08:24.000Z"),
+        ("Erste Bestellung", "2020-05-26T10:31:34.960Z"),
+    ]
 
 
-def test_explicit_flow():
+@pytest.mark.parametrize("orders_before", [False, True])
+def test_explicit_flow(orders_before):
     signatures = kassenbeleg(
         10, 19, "2020-05-22T10:47:42.000Z", "2020-05-22T10:48:17.000Z", "2020-05-22T10:47:50.960Z"
     )
-    receipt = printable(
-        request(1, **SALE, cb_receipt_moment="2020-05-22T10:48:15.260Z"), response(signatures)
-    )
-    assert {label: wire for label, (_, wire) in times(receipt).items()} == {
-        "Belegausgabe": "2020-05-22T10:48:15.260Z",
-        "Vorgangsbeginn": "2020-05-22T10:47:50.960Z",
-        "TSE-Beginn": "2020-05-22T10:47:42.000Z",
-        "Vorgangsende": "2020-05-22T10:48:17.000Z",
-    }
+    sale = request(1, **SALE, cb_receipt_moment="2020-05-22T10:48:15.260Z")
+    receipt = printable(sale, response(signatures), orders_before=orders_before)
+    assert wires(receipt) == [
+        ("Belegausgabe", "2020-05-22T10:48:15.260Z"),
+        ("Vorgangsbeginn", "2020-05-22T10:47:50.960Z"),
+        ("Vorgangsende", "2020-05-22T10:48:17.000Z"),
+        ("TSE-Beginn", "2020-05-22T10:47:42.000Z"),
+    ]
+
+
+def test_order_after_an_order_has_the_beginning_of_its_own_transaction():
+    order = request(IMPLICIT | 0x10, cb_charge_items=[SODA])
+    receipt = printable(order, response(kassenbeleg(action=None)), orders_before=True)
+    assert wires(receipt)[1:] == [
+        ("Vorgangsbeginn", "2020-05-22T11:33:01.000Z"),
+        ("Vorgangsende", "2020-05-22T11:33:02.000Z"),
+    ]
 
 
 def test_order_has_its_own_title_and_no_code():
@@ -172,10 +185,14 @@ def test_failed_mode_prints_the_german_text_of_the_item():
     caption = "Kommunikation mit der technischen Sicherheitseinrichtung (TSE) fehlgeschlagen"
     data = "Fehlerzähler seit 2024-01-02T08:58:11.120Z: 3"
     note = item(0x1000, caption, data, optional=False, de=False)
-    receipt = printable(request(**SALE), response([note], 2, ft_receipt_identification="ftA#"))
+    receipt = printable(
+        request(**SALE), response([note], 2, ft_receipt_identification="ftA#"), orders_before=True
+    )
     assert receipt.notices == ((caption, data),)
-    assert times(receipt)["Vorgangsbeginn"][1] == "2020-05-22T10:47:40.960Z"
-    assert "Vorgangsende" not in times(receipt)
+    assert wires(receipt) == [
+        ("Belegausgabe", "2020-05-22T11:33:00.260Z"),
+        ("Vorgangsbeginn", "2020-05-22T10:47:40.960Z"),
+    ]
     assert receipt.tse == (("Kassen-Seriennr.", CASH_BOX),)
     assert "fehlgeschlagen" in render_text(receipt)
 
@@ -394,11 +411,14 @@ def test_table_adds_up_exactly(items):
     ],
 )
 def test_moments(wire, local):
-    assert format_moment(wire) == local
+    (line,) = printable(request(cb_receipt_moment=wire), response([])).times
+    assert line.local == local
 
 
 def test_other_zone():
-    assert format_moment("2020-05-22T11:33:00Z", UTC) == "22.05.2020 11:33:00"
+    receipt = printable(request(cb_receipt_moment="2020-05-22T11:33:00Z"), response([]), tz=UTC)
+    assert receipt.times[0].local == "22.05.2020 11:33:00"
+    assert receipt.time_note == "Zeiten in Ortszeit (UTC+00:00)"
 
 
 def test_offset_is_named_per_line_when_summer_time_ends_in_between():
@@ -406,7 +426,7 @@ def test_offset_is_named_per_line_when_summer_time_ends_in_between():
         start="2020-10-25T00:30:00.000Z", end="2020-10-25T01:30:00.000Z", action="2020-10-24T20:00:00.000Z"
     )
     receipt = printable(request(**SALE, cb_receipt_moment="2020-10-25T01:30:00Z"), response(signatures))
-    assert times(receipt)["Vorgangsbeginn"][0] == "25.10.2020 02:30:00 UTC+02:00"
+    assert times(receipt)["TSE-Beginn"][0] == "25.10.2020 02:30:00 UTC+02:00"
     assert times(receipt)["Vorgangsende"][0] == "25.10.2020 02:30:00 UTC+01:00"
     assert receipt.time_note == ""
 

@@ -8,7 +8,9 @@ import unicodedata
 import xml.etree.ElementTree as ET
 from decimal import Decimal
 
+import msgspec
 import pytest
+import segno
 import zxingcpp
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -29,7 +31,7 @@ from receipt_samples import (
     transaction,
 )
 
-from fiskal.export.receipt import printable, qr_payload
+from fiskal.export.receipt import Item, printable, qr_payload
 from fiskal.export.render import COLUMNS, WIDTH_MIN, cells, render_png, render_svg, render_text
 from fiskal.pos.models import ChargeItem, PayItem
 
@@ -58,7 +60,7 @@ def columns(line: str) -> int:
 
 
 def test_text_of_a_rich_receipt():
-    lines = render_text(printable(*restaurant(), header=HEADER), qr=False).splitlines()
+    lines = render_text(printable(*restaurant(), header=HEADER, orders_before=True), qr=False).splitlines()
     assert "  0,532 kg x 9,99                   5,31 B" in lines
     assert "SUMME EUR                          67,41" in lines
     assert "B 7 %                32,81    2,30   35,11" in lines
@@ -107,6 +109,27 @@ def test_code_in_the_picture_can_be_read(scale):
     assert code.text == qr_payload(answer)
     edge = code.position.top_right.x - code.position.top_left.x
     assert edge / image.info["dpi"][0] * 25.4 >= 30
+
+
+@pytest.mark.parametrize("length", [10, 100, 700, 1900])
+@pytest.mark.parametrize("scale", [0.5, 0.68, 1, 1.7])
+def test_code_in_the_picture_is_whole_and_keeps_its_quiet_zone(scale, length):
+    """Below a line of text that is black from edge to edge."""
+    sale, answer = request(), response(kassenbeleg(data="x" * length), ft_receipt_footer=["\u2588" * COLUMNS])
+    receipt = msgspec.structs.replace(printable(sale, answer), tse=(), items=(Item("\u2588" * COLUMNS, " "),))
+    image = open_png(render_png(receipt, scale))
+    (code,) = zxingcpp.read_barcodes(image, formats=zxingcpp.BarcodeFormat.QRCode)
+    assert code.text == qr_payload(answer)
+    left, top = code.position.top_left.x, code.position.top_left.y
+    right, bottom = code.position.bottom_right.x + 1, code.position.bottom_right.y + 1
+    assert (right - left) / image.info["dpi"][0] * 25.4 >= 30
+    modules = len(segno.make_qr(code.text, error="m", encoding="utf-8").matrix)
+    quiet = int(4 * (right - left) / modules) - 1
+    assert left - quiet >= 0
+    assert right + quiet <= image.width
+    around = image.crop((left - quiet, top - quiet, right + quiet, bottom + quiet))
+    around.paste(255, (quiet - 1, quiet - 1, around.width - quiet + 1, around.height - quiet + 1))
+    assert around.getextrema() == (255, 255)
 
 
 def test_code_with_umlauts_and_line_breaks_is_exact():
@@ -173,6 +196,14 @@ def test_special_receipts_are_drawn(case, signatures, state):
     receipt = printable(request(case), response(signatures, state))
     assert receipt.title in render_svg(receipt)
     assert open_png(render_png(receipt)).mode == "L"
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.52, 0.68, 1, 1.3, 2])
+def test_no_line_of_the_picture_leaves_its_margins(scale):
+    receipt = printable(request(cb_area="W" * 120), response([item(0x02, "W" * 80, "", optional=False)]))
+    image = open_png(render_png(receipt, scale))
+    margin = int(4 * 300 * scale / 25.4)
+    assert image.crop((image.width - margin + 1, 0, image.width, image.height)).getextrema() == (255, 255)
 
 
 def test_picture_is_the_same_on_every_call():

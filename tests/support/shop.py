@@ -79,7 +79,7 @@ class FaultyScu:
 
 
 class Shop:
-    """One queue on one software TSE. ``answer`` is the parsed response of the last receipt."""
+    """One queue on one software TSE."""
 
     def __init__(self, folder: Path, *, start: bool = True, settings: Any = None) -> None:
         self.folder = folder
