@@ -411,8 +411,9 @@ def test_table_adds_up_exactly(items):
     ],
 )
 def test_moments(wire, local):
-    (line,) = printable(request(cb_receipt_moment=wire), response([])).times
+    line, *began = printable(request(cb_receipt_moment=wire), response([])).times
     assert line.local == local
+    assert [each.wire for each in began] in ([], [wire])  # without the TSE it is the beginning, too
 
 
 def test_other_zone():
