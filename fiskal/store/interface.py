@@ -147,6 +147,14 @@ class ScuRow(NamedTuple):
     ModeConfigurationJson: str | None
 
 
+class MasterDataRow(NamedTuple):
+    """The master data of one queue as one JSON document with the members of MasterDataConfiguration."""
+
+    queue_no: int
+    MasterDataJson: str
+    TimeStamp: int
+
+
 class Change:
     """Everything one step alters. All of it becomes durable together, or none of it."""
 
@@ -158,6 +166,7 @@ class Change:
         "failed_starts",
         "failed_starts_removed",
         "items",
+        "master_data",
         "open_transactions",
         "open_transactions_removed",
         "queues",
@@ -181,6 +190,8 @@ class Change:
         self.failed_finishes: list[FailedTransactionRow] = []
         self.failed_finishes_removed: list[tuple[int, str]] = []
         self.scus: list[ScuRow] = []
+        self.master_data: list[MasterDataRow] = []
+        """Replaces the master data of the queue."""
 
 
 class StoredItem(NamedTuple):
@@ -202,6 +213,7 @@ class Store(Protocol):
     def open_transactions(self, queue_no: int) -> list[OpenTransactionRow]: ...
     def failed_starts(self, queue_no: int) -> list[FailedTransactionRow]: ...
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]: ...
+    def master_data(self, queue_no: int) -> MasterDataRow | None: ...
 
     def item(self, queue_item_id: str) -> StoredItem | None: ...
     def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
@@ -221,4 +233,10 @@ class Store(Protocol):
     ) -> Iterator[ReceiptRow]: ...
     def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]: ...
     def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]: ...
+    def last_action(self, queue_id: str, *types: str) -> ActionRow | None:
+        """The action journal entry of one of these Types that was stored last, None if there is none."""
+
+    def count_actions(self, queue_id: str) -> int:
+        """How many entries the action journal of a queue has."""
+
     def close(self) -> None: ...

@@ -8,6 +8,7 @@ from fiskal.store.interface import (
     ActionRow,
     Change,
     FailedTransactionRow,
+    MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
@@ -41,6 +42,9 @@ class NullStore:
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
         return []
 
+    def master_data(self, queue_no: int) -> MasterDataRow | None:
+        return None
+
     def item(self, queue_item_id: str) -> StoredItem | None:
         return None
 
@@ -66,6 +70,12 @@ class NullStore:
 
     def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]:
         return iter(())
+
+    def last_action(self, queue_id: str, *types: str) -> ActionRow | None:
+        return None
+
+    def count_actions(self, queue_id: str) -> int:
+        return 0
 
     def close(self) -> None:
         pass

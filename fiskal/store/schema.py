@@ -129,6 +129,7 @@ def _create_journals(db: Database) -> None:
         optional="TseInfoJson ModeConfigurationJson",
         pk="ftSignaturCreationUnitDEId",
     )
+    _create_master_data(db)
     # For people and their SQL: ftQueueItem as the journal shows it, in the order of its columns there.
     db.create_view(
         "ftQueueItemJournal",
@@ -139,6 +140,11 @@ def _create_journals(db: Database) -> None:
         " FROM ftQueueItem AS i LEFT JOIN ftQueue AS q ON q.queue_no = i.queue_no"
         " LEFT JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow",
     )
+
+
+def _create_master_data(db: Database) -> None:
+    """Part of version 1: what DSFinV-K asks to know about the business, one row per queue."""
+    _table(db, "MasterData", "queue_no:int MasterDataJson:str TimeStamp:int", pk="queue_no")
 
 
 MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals,)

@@ -23,6 +23,7 @@ from fiskal.store.interface import (
     AnswerRow,
     Change,
     FailedTransactionRow,
+    MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
@@ -197,6 +198,11 @@ class SqliteStore:
         """The finishes that failed, oldest Moment first."""
         return self._failed("FailedFinishTransaction", queue_no)
 
+    def master_data(self, queue_no: int) -> MasterDataRow | None:
+        """The master data of a queue, None if it has none."""
+        rows = self._rows(MasterDataRow, "MasterData WHERE queue_no = ?", (queue_no,))
+        return rows[0] if rows else None
+
     # Items
 
     def item(self, queue_item_id: str) -> StoredItem | None:
@@ -286,6 +292,21 @@ class SqliteStore:
         return (
             ActionRow._make(row[2:]) for row in self._pages_by_time(_ACTIONS_BY_TIME, queue_id, span, last)
         )
+
+    def last_action(self, queue_id: str, *types: str) -> ActionRow | None:
+        """The action journal entry of one of these Types that was stored last, None if there is none.
+
+        Last is the highest id: clocks may step back, ids do not.
+        """
+        marks = ", ".join("?" * len(types))
+        where = f"ftActionJournal INDEXED BY ftActionJournal_Type WHERE Type IN ({marks}) AND ftQueueId = ?"
+        rows = self._rows(ActionRow, f"{where} ORDER BY id DESC LIMIT 1", (*types, queue_id))
+        return rows[0] if rows else None
+
+    def count_actions(self, queue_id: str) -> int:
+        """How many entries the action journal of a queue has; counted in an index."""
+        count = self._query("SELECT count(*) FROM ftActionJournal WHERE ftQueueId = ?", (queue_id,))
+        return int(count[0][0])
 
     # Reading
 

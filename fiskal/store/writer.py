@@ -19,6 +19,7 @@ from fiskal.store.interface import (
     AnswerRow,
     Change,
     FailedTransactionRow,
+    MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
@@ -109,6 +110,7 @@ _APPENDED: Final = (
 _REPLACED: Final = (
     ("queues", _replace_queue()),
     ("scus", _insert("ftSignaturCreationUnitDE", ScuRow, verb="INSERT OR REPLACE")),
+    ("master_data", _insert("MasterData", MasterDataRow, verb="INSERT OR REPLACE")),
 )
 """Rows with one key, their first column; of several in a batch the last one counts."""
 

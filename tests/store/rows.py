@@ -9,6 +9,7 @@ from fiskal.store import (
     AnswerRow,
     Change,
     FailedTransactionRow,
+    MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
@@ -121,6 +122,10 @@ def failed(no: int = 1, reference: str = "A", number: int | None = None) -> Fail
 
 def scu(name: str = "scu", mode: int = 1) -> ScuRow:
     return ScuRow(guid(name), "grpc://tse", START, '{"CurrentState":1}', mode, None)
+
+
+def master_data(no: int = 1, name: str = "Muster GmbH") -> MasterDataRow:
+    return MasterDataRow(no, f'{{"Account":{{"AccountName":"{name}"}}}}', START + no)
 
 
 def change(**rows: list[object]) -> Change:

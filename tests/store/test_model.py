@@ -10,7 +10,20 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from rows import START, action, answer, change, failed, guid, item, open_transaction, queue, receipt, scu
+from rows import (
+    START,
+    action,
+    answer,
+    change,
+    failed,
+    guid,
+    item,
+    master_data,
+    open_transaction,
+    queue,
+    receipt,
+    scu,
+)
 
 from fiskal.errors import StoreError
 from fiskal.store import ActionRow, AnswerRow, QueueItemRow, ReceiptRow, SqliteStore, StoredItem
@@ -34,6 +47,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.open: dict[tuple[int, str], Any] = {}
         self.failed: tuple[dict[tuple[int, str], Any], ...] = ({}, {})
         self.scus: dict[str, Any] = {}
+        self.master_data: dict[int, Any] = {}
 
     def teardown(self) -> None:
         self.store.close()
@@ -91,6 +105,21 @@ class StoreMachine(RuleBasedStateMachine):
                 table[no, failure.cbReceiptReference] = failure
         self.scus[guid(str(no))] = scu(str(no), number)
 
+    @rule(no=QUEUES, name=REFERENCES)
+    def describe(self, no: int, name: str) -> None:
+        self.master_data[no] = master_data(no, name)
+        self.store.commit(change(master_data=[self.master_data[no]]))
+
+    @rule(no=QUEUES, types=st.lists(st.sampled_from("AB"), unique=True), kind=st.sampled_from("ABC"))
+    def acts(self, no: int, types: list[str], kind: str) -> None:
+        event = action(no, len(self.actions), Type=kind)
+        self.actions.append(event)
+        self.store.commit(change(actions=[event]))
+        own = [row for row in self.actions if row.ftQueueId == guid("queue", no)]
+        wanted = [row for row in own if row.Type in types]
+        assert self.store.last_action(guid("queue", no), *types) == (wanted[-1] if wanted else None)
+        assert self.store.count_actions(guid("queue", no)) == len(own)
+
     @precondition(lambda self: self.items)
     @rule(no=QUEUES)
     def refused(self, no: int) -> None:
@@ -143,6 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.queues() == [self.queues[no] for no in sorted(self.queues)]
         assert self.store.scus() == [self.scus[key] for key in sorted(self.scus)]
         for no in (1, 2, 3):
+            assert self.store.master_data(no) == self.master_data.get(no)
             stored = self.stored(no)
             assert list(self.store.iter_items_by_row(no)) == stored
             assert self.store.unanswered_items(no) == [row.item for row in stored if row.answer is None]
