@@ -17,7 +17,9 @@ def to_json(value: Any) -> str:
     return _ENCODER.encode(value).decode()
 
 
-EMPTY_MASTER_DATA: dict[str, Any] = {"Account": None, "Outlet": None, "Agencies": [], "PosSystems": []}
+def master_data(text: str) -> msgspec.Raw:
+    """Stored master data as a member of ftStateData."""
+    return msgspec.Raw(text.encode())
 
 
 def activation(
@@ -48,6 +50,37 @@ def activation(
             "SCUPublicKeyBase64": public_key_base64,
             "SCUSerialNumberBase64": serial,
             kind: True,
+            "Version": "V0",
+        }
+    )
+
+
+def scu_switch(
+    side: str,
+    *,
+    cash_box_id: str,
+    queue_id: str,
+    moment: int,
+    client_id: str,
+    source_id: str,
+    target_id: str,
+    algorithm: str,
+    public_key_base64: str,
+    serial: str,
+) -> str:
+    """InitiateSCUSwitch (``side`` SourceSCU) or FinishSCUSwitch (TargetSCU): the TSE it tells about."""
+    return to_json(
+        {
+            "CashBoxId": cash_box_id,
+            "QueueId": queue_id,
+            "Moment": format_ticks(moment),
+            "CashBoxIdentification": client_id,
+            "SourceSCUId": source_id,
+            "TargetSCUId": target_id,
+            f"{side}PackageName": None,
+            f"{side}SignatureAlgorithm": algorithm,
+            f"{side}PublicKeyBase64": public_key_base64,
+            f"{side}SerialNumberOctet": serial,
             "Version": "V0",
         }
     )

@@ -15,6 +15,10 @@ INTERRUPTED: Final = "interrupted"
 SANDBOX: Final = "S A N D B O X"
 START_RECEIPT: Final = "In-Betriebnahme-Beleg"
 STOP_RECEIPT: Final = "Außer-Betriebnahme-Beleg"
+DISCONNECT_RECEIPT: Final = "TSE-Trennungs-Beleg"
+CONNECT_RECEIPT: Final = "TSE-Verbindungs-Beleg"
+DISCONNECTED: Final = "SCU von Queue getrennt"
+CONNECTED: Final = "SCU mit Queue verbunden"
 QR_CAPTION: Final = "www.fiskaltrust.de"
 
 ABORTED_TRANSACTION: Final = "AVBelegabbruch^0.00_0.00_0.00_0.00_0.00^"
@@ -27,6 +31,9 @@ SONSTIGER_VORGANG: Final[dict[int, str]] = {
     ReceiptCase.MONTHLY_CLOSING: "monthly-closing",
     ReceiptCase.YEARLY_CLOSING: "yearly-closing",
     ReceiptCase.DAILY_CLOSING: "daily-closing",
+    ReceiptCase.INITIATE_SCU_SWITCH: "initiate-scu-switch",
+    ReceiptCase.FINISH_SCU_SWITCH: "finish-scu-switch",
+    ReceiptCase.MIGRATION: "migration",
 }
 
 RECEIPT_NAMES: Final[dict[int, str]] = {

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 
 from fiskal.errors import ConfigurationError
+from fiskal.germany.masterdata import MasterData
+from fiskal.host import keys
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.settings import QueueSettings
 
@@ -25,11 +27,25 @@ MAX_CLIENT_ID = 64
 
 
 class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """One signature creation unit. ``options`` are the driver's."""
+    """One signature creation unit. ``options`` are the driver's.
+
+    ``mode`` and ``mode_configuration_json`` prepare an SCU switch: 0x10000 and ``{"TargetScuId": …}`` at the
+    source, 0x20000 and ``{"SourceScuId": …}`` at the target; the JSON may be an object or a text.
+    """
 
     id: str
     driver: str = "software"
     options: dict[str, Any] = msgspec.field(default_factory=dict)
+    mode: int = 0
+    mode_configuration_json: str | dict[str, Any] | None = None
+
+    @property
+    def mode_configuration_text(self) -> str | None:
+        """ModeConfigurationJson as it is stored."""
+        given = self.mode_configuration_json
+        if isinstance(given, dict):
+            return msgspec.json.encode(given).decode()
+        return given or None
 
 
 class QueueConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -42,13 +58,17 @@ class QueueConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class HostConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Everything a host is told. ``access_token`` is asked for where the host requires one."""
+    """Everything a host is told. ``access_token`` is asked for where the host requires one.
+
+    ``master_data`` are what a new queue begins with; a queue in operation takes them over with a closing.
+    """
 
     version: int = 1
     cash_box_id: str
     access_token: str
     queues: list[QueueConfig]
     scus: list[ScuConfig]
+    master_data: MasterData | None = None
 
 
 def new_config(
@@ -105,11 +125,15 @@ def load(folder: Path) -> HostConfig:
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        config = msgspec.json.decode(data, type=HostConfig)
-    except msgspec.DecodeError as error:
+        config = keys.convert(msgspec.json.decode(data), HostConfig, FREE)
+    except (msgspec.DecodeError, ConfigurationError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     _check(path, config)
     return config
+
+
+FREE = frozenset({"options", "mode_configuration_json"})
+"""Members whose own members are not the configuration's."""
 
 
 def _check(path: Path, config: HostConfig) -> None:
@@ -117,6 +141,8 @@ def _check(path: Path, config: HostConfig) -> None:
         raise ConfigurationError(f"{path}: version {config.version} is not known to this fiskal")
     if not config.queues:
         raise ConfigurationError(f"{path}: 'queues' is empty; one queue is the least")
+    for scu in config.scus:
+        scu.id = guid("SCU id", scu.id)
     scu_ids = [scu.id for scu in config.scus]
     config.cash_box_id = guid("cash_box_id", config.cash_box_id)
     for ids, what in ((scu_ids, "scus"), ([queue.id for queue in config.queues], "queues")):
@@ -124,6 +150,7 @@ def _check(path: Path, config: HostConfig) -> None:
             raise ConfigurationError(f"{path}: two entries of '{what}' have the same id")
     for queue in config.queues:
         queue.id = guid("queue id", queue.id)
+        queue.scu_id = guid("scu_id", queue.scu_id)
         check_client_id(queue.client_id)
         if queue.scu_id not in scu_ids:
             raise ConfigurationError(f"{path}: queue {queue.id} names the unknown SCU {queue.scu_id}")

@@ -14,6 +14,7 @@ from fiskal.clock import Clock
 from fiskal.core import Prepared, prepare
 from fiskal.errors import ConfigurationError, ReceiptRejected
 from fiskal.export import journal as journals
+from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.pos import (
@@ -31,7 +32,7 @@ from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.queue import Queue
 from fiskal.scu.contract import Scu
 from fiskal.scu.software import open_software_tse
-from fiskal.store import Change, QueueRow, ScuRow, Store, open_store
+from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
 _log = logging.getLogger("fiskal.host")
 
@@ -85,54 +86,102 @@ class Middleware:
         self._bindings: dict[str, ScuBinding] = {}
         self._queues: dict[str, Queue] = {}
         try:
-            self._bind(scus or {}, clock)
+            self._check_drivers(scus or {})
+            self._bind(self._merge(clock()), scus or {}, clock)
             self._open_queues(clock, new_guid)
         except BaseException:
             self.close()
             raise
 
-    def _bind(self, given: dict[str, Scu], clock: Clock) -> None:
-        stored = {row.ftSignaturCreationUnitDEId: row for row in self.store.scus()}
+    def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
             if scu.driver not in DRIVERS and scu.id not in given:
                 raise ConfigurationError(
                     f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
                 )
+
+    def _merge(self, now: int) -> dict[str, ScuRow]:
+        """Bring the configuration into the store, as far as it counts there; the rows of the SCUs.
+
+        The store is the truth about a queue in operation: only SCU switch receipts change its SCU, and only
+        closings its master data.
+        """
+        change = Change()
+        rows = {row.ftSignaturCreationUnitDEId: row for row in self.store.scus()}
+        for scu in self.config.scus:
+            row = rows.get(scu.id) or ScuRow(scu.id, "", 0, None, 0, None)
+            wanted = row._replace(
+                Url=f"{scu.driver}:", Mode=scu.mode, ModeConfigurationJson=scu.mode_configuration_text
+            )
+            if rows.get(scu.id) != wanted:
+                rows[scu.id] = wanted._replace(TimeStamp=now)
+                change.scus.append(rows[scu.id])
+        known = {row.ftQueueId: row for row in self.store.queues()}
+        next_no = max((row.queue_no for row in known.values()), default=0) + 1
+        for queue in self.config.queues:
+            stored = known.get(queue.id)
+            if stored is None:
+                change.queues.append(_new_queue(next_no, queue, self.config.cash_box_id, now))
+                if self.config.master_data is not None:
+                    change.master_data.append(MasterDataRow(next_no, canonical(self.config.master_data), now))
+                next_no += 1
+            else:
+                changed = self._merge_queue(queue, stored, now)
+                if changed is not None:
+                    change.queues.append(changed)
+        if change.queues or change.scus:
+            self.store.commit(change)
+        return rows
+
+    def _merge_queue(self, queue: QueueConfig, row: QueueRow, now: int) -> QueueRow | None:
+        """What the configuration changes at a stored queue, None if nothing. Raises ConfigurationError."""
+        if row.CashBoxIdentification != queue.client_id:
+            raise ConfigurationError(
+                f"queue {queue.id} was created with the client id {row.CashBoxIdentification!r}; it "
+                f"cannot become {queue.client_id!r}. Put the old one back into {configs.FILE_NAME}."
+            )
+        scu_id = row.ftSignaturCreationUnitDEId
+        if row.StopMoment is not None:
+            return None
+        if row.StartMoment is None and scu_id != queue.scu_id:
+            return row._replace(ftSignaturCreationUnitDEId=queue.scu_id, DeTimeStamp=now)
+        if scu_id is not None and not any(scu.id == scu_id for scu in self.config.scus):
+            raise ConfigurationError(
+                f"queue {queue.id} signs with SCU {scu_id}, which {configs.FILE_NAME} does not list. Put it back "
+                "into 'scus'; another one is taken with the SCU switch receipts 0x0017 and 0x0018."
+            )
+        if scu_id is not None and scu_id != queue.scu_id:
+            _log.warning(
+                "queue %s signs with SCU %s; %s names %s, which counts only before the start receipt",
+                queue.id,
+                scu_id,
+                configs.FILE_NAME,
+                queue.scu_id,
+            )
+        return None
+
+    def _bind(self, rows: dict[str, ScuRow], given: dict[str, Scu], clock: Clock) -> None:
+        for scu in self.config.scus:
             self._bindings[scu.id] = ScuBinding(
                 scu.id,
                 _opener(scu, self.folder, given.get(scu.id), clock),
-                stored.get(scu.id),
+                rows[scu.id],
                 None if scu.id in given else TURNS.get(scu.driver),
             )
 
     def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:
-        known = {row.ftQueueId: row for row in self.store.queues()}
-        change = Change()
-        next_no = max((row.queue_no for row in known.values()), default=0) + 1
-        for queue in self.config.queues:
-            row = known.get(queue.id)
-            if row is None:
-                change.queues.append(_new_queue(next_no, queue, self.config.cash_box_id, clock()))
-                next_no += 1
-            elif row.CashBoxIdentification != queue.client_id:
-                raise ConfigurationError(
-                    f"queue {queue.id} was created with the client id {row.CashBoxIdentification!r}; it "
-                    f"cannot become {queue.client_id!r}. Put the old one back into {configs.FILE_NAME}."
-                )
-        for scu in self.config.scus:
-            if not any(row.ftSignaturCreationUnitDEId == scu.id for row in self.store.scus()):
-                change.scus.append(ScuRow(scu.id, f"{scu.driver}:", clock(), None, 0, None))
-        if change.queues or change.scus:
-            self.store.commit(change)
+        data = self.config.master_data
+        master_data = None if data is None else canonical(data)
         for queue in self.config.queues:
             self._queues[queue.id] = Queue(
                 queue.id,
                 self.config.cash_box_id,
                 self.store,
-                self._bindings[queue.scu_id],
+                self._bindings.get,
                 queue.settings,
                 clock=clock,
                 new_guid=new_guid,
+                master_data=master_data,
             )
 
     # ---- Echo -----------------------------------------------------------------------------------

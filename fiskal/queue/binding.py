@@ -31,7 +31,7 @@ class ScuBinding:
         self,
         scu_id: str,
         open_scu: Callable[[], Scu],
-        stored: ScuRow | None = None,
+        row: ScuRow | None = None,
         turn: AbstractContextManager[object] | None = None,
     ) -> None:
         self.scu_id = scu_id
@@ -40,8 +40,9 @@ class ScuBinding:
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()
-        self._saved = stored.TseInfoJson if stored else None
-        self._stored = stored
+        self.row = ScuRow(scu_id, "", 0, None, 0, None) if row is None else row
+        """The stored row, but for the TseInfo read since."""
+        self._saved = self.row.TseInfoJson
         self.info: TseInfo | None = None
         if self._saved:
             try:
@@ -90,12 +91,19 @@ class ScuBinding:
         if text == self._saved:
             return None
         self._saved = text
-        if self._stored is None:
-            return ScuRow(self.scu_id, "", now, text, 0, None)
-        return self._stored._replace(TimeStamp=now, TseInfoJson=text)
+        return self.row._replace(TimeStamp=now, TseInfoJson=text)
 
     def close(self) -> None:
         with self._lock:
             if self._scu is not None:
                 self._scu.close()
                 self._scu = None
+
+
+def no_scu(scu_id: str = "") -> ScuBinding:
+    """The binding of a queue that has no SCU, or one that the host does not have: all calls are Unreachable."""
+
+    def refuse() -> Scu:
+        raise Unreachable("NO_SCU", "The queue is connected to no SCU of this host.")
+
+    return ScuBinding(scu_id, refuse)

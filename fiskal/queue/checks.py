@@ -113,10 +113,11 @@ def no_transaction(reference: str) -> ReceiptRejected:
     )
 
 
-def unsupported(work: Work) -> ReceiptRejected:
+def migrated() -> ReceiptRejected:
     return ReceiptRejected(
-        "RECEIPT_CASE_NOT_SUPPORTED",
-        f"ReceiptCase {work.case_text} ({name(work)}) is not offered by this version.",
-        field="ftReceiptCase",
-        hint="SCU switch and migration come with a later version.",
+        "MIGRATED",
+        "The Middleware is currently in migration mode after a 'start migration' receipt was processed. Please "
+        "continue the migration process in the Portal and use the migrated instance of the Middleware to "
+        "continue signing, either on another machine or in the CloudCashbox.",
+        hint="This installation keeps its journals but signs nothing more.",
     )

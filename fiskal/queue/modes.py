@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fiskal.germany import signatures
@@ -10,6 +11,8 @@ from fiskal.queue.receipts import closings
 from fiskal.queue.work import Action, Outcome, Work
 from fiskal.scu.errors import ScuError
 from fiskal.store.interface import FailedTransactionRow
+
+_log = logging.getLogger("fiskal.queue")
 
 EXEMPT_FROM_FAILED_MODE = frozenset(
     {
@@ -23,6 +26,9 @@ EXEMPT_FROM_FAILED_MODE = frozenset(
 """Cases that talk to the TSE even in failed mode."""
 
 
+_CLOSINGS = frozenset({ReceiptCase.MONTHLY_CLOSING, ReceiptCase.YEARLY_CLOSING, ReceiptCase.DAILY_CLOSING})
+
+
 def disabled_queue(work: Work, *, first: bool) -> Outcome:
     """A queue that was not started or is stopped: journalled, not signed. ``first`` of this process run."""
     if first:
@@ -30,6 +36,18 @@ def disabled_queue(work: Work, *, first: bool) -> Outcome:
             Action(None, f"QueueId {work.state.queue_id} was not activated or already deactivated")
         )
     return Outcome([], state=State.OUT_OF_SERVICE)
+
+
+def disabled_scu(work: Work) -> Outcome:
+    """An SCU switch was initiated and not finished: journalled, not signed, whatever it is."""
+    if work.case in _CLOSINGS:
+        _log.warning(
+            "queue %s: a closing came while an SCU switch is in progress; it closes and counts nothing. Finish "
+            "the switch and send it again",
+            work.state.queue_id,
+        )
+    work.actions.append(Action(None, "SCU switching process initiated, but not yet finished."))
+    return Outcome([], state=State.SCU_SWITCH)
 
 
 def late_signing(work: Work) -> Outcome:
@@ -73,7 +91,7 @@ def failed(work: Work, error: ScuError | None = None) -> Outcome:
         )
     if not work.implicit:
         _remember(work)
-    if work.case in (ReceiptCase.MONTHLY_CLOSING, ReceiptCase.YEARLY_CLOSING, ReceiptCase.DAILY_CLOSING):
+    if work.case in _CLOSINGS:
         updates.update(closings.without_tse(work))
     return Outcome([signatures.failed(since, state.fail_count + 1)], state=State.SCU_FAILED, updates=updates)
 

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fiskal.clock import Clock
+from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.germany import signatures
 from fiskal.germany.codes import (
+    CASE_MASK,
     COUNTRY_MASK,
     DE,
     VERSION_2,
@@ -26,22 +27,24 @@ from fiskal.germany.codes import (
     country_name,
     to_int64,
 )
+from fiskal.germany.masterdata import NO_MASTER_DATA
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.germany.texts import INTERRUPTED
 from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_response
 from fiskal.queue import checks, identity, modes, receipt_request
-from fiskal.queue.binding import ScuBinding
+from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.fairlock import FairLock
 from fiskal.queue.ids import GuidSource, bytes_le
-from fiskal.queue.receipts import business, closings, lifecycle, transactions, zero
+from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
-from fiskal.queue.work import SPECIAL_CASES, Action, Outcome, Transactions, Work
+from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    MasterDataRow,
     QueueItemRow,
     ReceiptRow,
     Store,
@@ -65,19 +68,22 @@ _HANDLERS: dict[int, Handler] = {
     ReceiptCase.UPDATE_TRANSACTION: transactions.update,
     ReceiptCase.DELTA_TRANSACTION: transactions.update,
     ReceiptCase.FAIL_TRANSACTION: transactions.fail,
+    ReceiptCase.INITIATE_SCU_SWITCH: switch.initiate,
+    ReceiptCase.FINISH_SCU_SWITCH: switch.finish,
+    ReceiptCase.MIGRATION: closings.migration,
 }
-_UNSUPPORTED = frozenset(
-    {ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH, ReceiptCase.MIGRATION}
+_MUST_REACH_TSE = frozenset(
+    {ReceiptCase.INITIAL_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH}
 )
-_MUST_REACH_TSE = frozenset({ReceiptCase.INITIAL_OPERATION})
 """Cases for which a failing TSE is an error of the call instead of failed mode."""
 
 
 class Queue:
     """One queue of a host. All methods may be called from many threads.
 
-    ``cash_box_id`` is the configured cash box; ``binding`` the SCU. Raises StoreError when the store does
-    not hold ``queue_id``.
+    ``cash_box_id`` is the configured cash box; ``bindings`` gives an SCU of the host by its id, None if there
+    is no such: which one the queue uses is part of its stored state. ``master_data`` is the configured text,
+    which a closing may bring into effect. Raises StoreError when the store does not hold ``queue_id``.
     """
 
     def __init__(
@@ -85,21 +91,28 @@ class Queue:
         queue_id: str,
         cash_box_id: str,
         store: Store,
-        binding: ScuBinding,
+        bindings: Callable[[str], ScuBinding | None],
         settings: QueueSettings,
         *,
         clock: Clock,
         new_guid: GuidSource,
+        master_data: str | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
-        self.binding = binding
         self.settings = settings
         self._store = store
         self._clock = clock
         self._new_guid = new_guid
         self._signatures = SignatureBuilder(
             flag_optional=settings.flag_optional_signatures, qr_caption=settings.qr_caption
+        )
+        self._no_scu = no_scu()
+        self._lookups = Lookups(
+            bindings,
+            lambda *types: self._store.last_action(self.queue_id, *types),
+            lambda: self._store.count_actions(self.queue_id),
+            master_data,
         )
         self._lock = FairLock(settings.max_waiting)
         self._told_disabled = False
@@ -114,7 +127,7 @@ class Queue:
         """Sign one request and return the response text, exactly as it was stored and hashed.
 
         None only for a receipt request (flag 0x0000_8000_0000_0000) without a match. Raises
-        ReceiptRejected, QueueBusy, StoreError; ScuError for a start receipt whose TSE fails.
+        ReceiptRejected, QueueBusy, StoreError; ScuError for a receipt that takes up work at a TSE which fails.
         """
         identity.check_cash_box(request, self.cash_box_id)
         if not self.settings.ignore_queue_id:
@@ -128,9 +141,17 @@ class Queue:
                     self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
                     assert found.answer is not None  # the lookup only finds answered items
                     return found.answer.response.encode()
+                if self._state.migrated:
+                    raise checks.migrated()
                 if self.settings.receipt_request_mode == 0:
                     return None
                 request = receipt_request.without_flag(request, strict=self.settings.process_data_strict)
+            if self._state.migrated:
+                raise checks.migrated()
+            if self.settings.duplicate_window_s:
+                stored = self._find_duplicate(request)
+                if stored is not None:
+                    return stored
             return self._process(request)
 
     def _process(self, request: Prepared) -> bytes:
@@ -142,10 +163,11 @@ class Queue:
             now,
             self._state,
             self._transactions,
-            self.binding,
+            self._binding,
             self.settings,
             self._signatures,
             self._clock,
+            self._lookups,
             self._persist_effects,
         )
         try:
@@ -159,6 +181,23 @@ class Queue:
             self._stale = True
             raise
         return self._complete(item, work, outcome)
+
+    @property
+    def _binding(self) -> ScuBinding:
+        """The SCU the queue is connected to; one that is never reached while it has none."""
+        scu_id = self._state.scu_id
+        return self._no_scu if scu_id is None else self._lookups.binding(scu_id) or no_scu(scu_id)
+
+    def _find_duplicate(self, request: Prepared) -> bytes | None:
+        """The answer of the same business receipt, if it came within the duplicate window before."""
+        if request.receipt_case & CASE_MASK in SPECIAL_CASES:
+            return None
+        since = self._clock() - int(self.settings.duplicate_window_s * TICKS_PER_SECOND)
+        found = receipt_request.duplicate(self._store, self._state.queue_no, request, since)
+        if found is None or found.answer is None:
+            return None
+        self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
+        return found.answer.response.encode()
 
     def _accept(self, request: Prepared) -> QueueItemRow:
         """T1: the request is durable and has its row."""
@@ -205,11 +244,12 @@ class Queue:
             return modes.disabled_queue(work, first=first)
         identity.check_case(work.request)
         checks.known_case(work)
-        if case in _UNSUPPORTED:
-            raise checks.unsupported(work)
         if case == ReceiptCase.FAIL_TRANSACTION:
             transactions.check_case_data(work)
         checks.payload(work)
+        connects = switch.connects(work)
+        if state.scu_id is None and not connects:
+            return modes.disabled_scu(work)
         if flags & ReceiptFlag.FAILED_RECEIPT:
             return modes.late_signing(work)
         if flags & ReceiptFlag.HANDWRITTEN:
@@ -217,11 +257,13 @@ class Queue:
         checks.flow(work)
         if state.fail_count > 0 and case not in modes.EXEMPT_FROM_FAILED_MODE:
             return modes.failed(work)
+        if connects:
+            work.switch = switch.bind(work)
         handler = _HANDLERS.get(case)
         if handler is None:
             handler = business.pos if work.request.process_type == "Kassenbeleg-V1" else business.other
         try:
-            with self.binding.turn:
+            with work.binding.turn:
                 return handler(work)
         except (ClientError, NotSupported):
             raise
@@ -285,11 +327,13 @@ class Queue:
         if outcome.updates:
             for name, value in outcome.updates.items():
                 setattr(state, name, value)
+            if "master_data" in outcome.updates:
+                change.master_data.append(MasterDataRow(state.queue_no, state.master_data, now))
         change.queues.append(state.row(now))
         if work.actions:
             change.actions += self._action_rows(work.actions, item.ftQueueItemId, now)
         if work.case in SPECIAL_CASES:
-            scu_row = self.binding.unsaved(now)
+            scu_row = work.binding.unsaved(now)
             if scu_row is not None:
                 change.scus.append(scu_row)
         if work.effects:
@@ -409,7 +453,12 @@ class Queue:
         row = self._store.queue(self.queue_id)
         if row is None:
             raise StoreError(f"the store holds no queue {self.queue_id}; create it with 'fiskal init'")
-        self._state = state = QueueState(row)
+        master_data = self._store.master_data(row.queue_no)
+        self._state = state = QueueState(
+            row,
+            master_data=NO_MASTER_DATA if master_data is None else master_data.MasterDataJson,
+            migrated=self._store.last_action(self.queue_id, closings.MIGRATION_TYPE) is not None,
+        )
         self._transactions = Transactions(
             {each.cbReceiptReference: each for each in self._store.open_transactions(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_starts(row.queue_no)},
@@ -452,7 +501,8 @@ class Queue:
         return {
             "ftQueueId": self.queue_id,
             "ftCashBoxIdentification": state.cash_box_identification,
-            "state": "active" if state.active else "stopped" if state.stopped else "new",
+            "state": _condition(state),
+            "ftSignaturCreationUnitDEId": state.scu_id,
             "ftCurrentRow": state.current_row,
             "ftQueuedRow": state.queued_row,
             "ftReceiptNumerator": state.receipt_numerator,
@@ -461,6 +511,14 @@ class Queue:
             "UsedFailedCount": state.used_failed_count,
             "openTransactions": len(self._transactions.open),
         }
+
+
+def _condition(state: QueueState) -> str:
+    if state.migrated:
+        return "migrated"
+    if not state.active:
+        return "stopped" if state.stopped else "new"
+    return "active" if state.scu_id is not None else "switching"
 
 
 def _interrupted(country: int, text: str) -> SignaturItem:

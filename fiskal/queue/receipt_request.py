@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from fiskal.core import Prepared, parse_moment, prepare
-from fiskal.germany.codes import ReceiptFlag
+from fiskal.germany.codes import ReceiptFlag, State
 from fiskal.pos import ReceiptRequest, decode_request, decode_response, encode_request
 from fiskal.store import Store, StoredItem
 
 _FLAG = int(ReceiptFlag.RECEIPT_REQUEST)
 _ERROR = 0xEEEE_EEEE
+_NOT_PROCESSED = 0x2000_0000_0000 | State.OUT_OF_SERVICE | State.SCU_SWITCH
+"""Bits of the ftState of an error or of a receipt that came while the queue could not sign."""
 
 CANDIDATES = 1_000
 """How many receipts of one reference are compared, newest first."""
@@ -40,6 +42,39 @@ def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
         if fallback is None:
             fallback = stored
     return fallback
+
+
+def duplicate(store: Store, queue_no: int, request: Prepared, since: int) -> StoredItem | None:
+    """The receipt that ``request`` repeats: same reference, terminal, case, moment and items.
+
+    Only one that was answered at or after ``since`` (ticks) counts, and not with an error or because the
+    queue was out of service. Unlike in a lookup the items are compared with all their members: two sales of
+    one moment may differ in a description only.
+    """
+    wanted: ReceiptRequest | None = None
+    for stored in store.items_by_reference(
+        queue_no, request.receipt_reference or "", request.terminal_id, CANDIDATES
+    ):
+        item, answer = stored
+        if answer is None or answer.ftDoneMoment < since:
+            break
+        if (
+            item.cbReceiptMoment != request.receipt_moment_ticks
+            or (item.cbTerminalID or "") != (request.terminal_id or "")
+            or decode_response(answer.response.encode()).ft_state & _NOT_PROCESSED
+        ):
+            continue
+        if item.requestHash == request.request_hash_base64:
+            return stored
+        wanted = wanted or decode_request(request.canonical)
+        candidate = decode_request(item.request.encode())
+        if (
+            candidate.ft_receipt_case == wanted.ft_receipt_case
+            and candidate.cb_charge_items == wanted.cb_charge_items
+            and candidate.cb_pay_items == wanted.cb_pay_items
+        ):
+            return stored
+    return None
 
 
 def without_flag(request: Prepared, *, strict: bool) -> Prepared:

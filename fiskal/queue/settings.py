@@ -14,6 +14,9 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """FlagOptionalSignatures: mark items that need not be printed beside the QR code."""
     receipt_request_mode: int = 0
     """receiptrequestmode: what a receipt request without match does. 0 answers null, 1 signs the request."""
+    duplicate_window_s: float = 0
+    """How long a business receipt that comes again, equal in every item, gets its first answer instead of a
+    second signature. 0 signs everything."""
     close_open_tse_transactions_on_daily_closing: bool = False
     """Daily closings also finish transactions that are open only on the TSE, whoever started them."""
     sandbox: bool = False
@@ -23,13 +26,14 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     process_data_strict: bool = False
     """Reject or repair what DSFinV-K does not allow instead of signing it as the reference does."""
     terminate_shared_tse: bool = False
-    """Let a stop receipt terminate a TSE although other clients are registered on it. Irreversible."""
+    """Let a stop or initiate-SCU-switch receipt terminate a TSE although other clients are registered on it.
+    Irreversible."""
     qr_caption: str = texts.QR_CAPTION
     """Caption of the QR item."""
     timeout_ms: int = 15_000
     """ftQueueTimeout of the queue items; informational."""
     scu_timeout_ms: int = 15_000
-    """How long one call may wait for the TSE."""
+    """scu-timeout-ms: how long one call may wait for the TSE."""
     max_waiting: int = 1_000
     """Sign calls that may wait for one queue; more are refused with QueueBusy."""
 
@@ -38,3 +42,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("receipt_request_mode must be 0 (answer null) or 1 (sign the request)")
         if self.max_waiting < 1 or self.timeout_ms < 1 or self.scu_timeout_ms < 1:
             raise ValueError("max_waiting, timeout_ms and scu_timeout_ms must be at least 1")
+        if not 0 <= self.duplicate_window_s <= MAX_DUPLICATE_WINDOW_S:
+            raise ValueError(f"duplicate_window_s must be from 0 (off) to {MAX_DUPLICATE_WINDOW_S} (a day)")
+
+
+MAX_DUPLICATE_WINDOW_S = 86_400

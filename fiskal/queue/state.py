@@ -24,6 +24,8 @@ class QueueState:
         "fail_count",
         "fail_moment",
         "fail_queue_item_id",
+        "master_data",
+        "migrated",
         "queue_id",
         "queue_no",
         "queued_row",
@@ -40,7 +42,7 @@ class QueueState:
         "used_failed_queue_item_id",
     )
 
-    def __init__(self, row: QueueRow) -> None:
+    def __init__(self, row: QueueRow, *, master_data: str, migrated: bool) -> None:
         self.queue_no = row.queue_no
         self.queue_id = row.ftQueueId
         self._cash_box_id = row.ftCashBoxId
@@ -64,6 +66,10 @@ class QueueState:
         self.used_failed_max = row.UsedFailedMomentMax
         self.used_failed_queue_item_id = row.UsedFailedQueueItemId
         self.daily_closing_number = row.DailyClosingNumber
+        self.master_data = master_data
+        """The stored master data as JSON."""
+        self.migrated = migrated
+        """The queue goes on in another installation; this one signs nothing more."""
 
     def add_to_totalizer(self, total: str) -> None:
         """Exactly, whatever the scale: the default context would round to 28 digits."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from fiskal.germany import texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
@@ -23,7 +23,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.store.interface import Change, FailedTransactionRow, OpenTransactionRow
+from fiskal.store.interface import ActionRow, Change, FailedTransactionRow, OpenTransactionRow
 
 if TYPE_CHECKING:
     from fiskal.clock import Clock
@@ -46,6 +46,30 @@ class Action(NamedTuple):
     priority: int = 0
     item_id: str | None = None
     """None: the item being processed."""
+
+
+class Switch(NamedTuple):
+    """An SCU switch that was initiated: from where and to where."""
+
+    source_id: str
+    target_id: str
+
+
+class LastAction(Protocol):
+    def __call__(self, *types: str) -> ActionRow | None: ...
+
+
+class Lookups(NamedTuple):
+    """What a receipt may look up beside the state of its queue."""
+
+    binding: Callable[[str], ScuBinding | None]
+    """An SCU of the host by its id, None if the host has no such."""
+    last_action: LastAction
+    """The last stored action of one of these types, None if there is none."""
+    count_actions: Callable[[], int]
+    """How many actions are stored."""
+    master_data: str | None
+    """The configured master data as JSON, None if none are configured."""
 
 
 class Outcome:
@@ -147,6 +171,7 @@ class Work:
         "flags",
         "implicit",
         "item_id",
+        "lookups",
         "now",
         "process_data",
         "process_data_base64",
@@ -155,6 +180,7 @@ class Work:
         "settings",
         "signatures",
         "state",
+        "switch",
         "transactions",
     )
 
@@ -169,6 +195,7 @@ class Work:
         settings: QueueSettings,
         signatures: SignatureBuilder,
         clock: Clock,
+        lookups: Lookups,
         persist: Callable[[Work], None],
     ) -> None:
         receipt_case = request.receipt_case
@@ -188,6 +215,9 @@ class Work:
         self.settings = settings
         self.signatures = signatures
         self.clock = clock
+        self.lookups = lookups
+        self.switch: Switch | None = None
+        """The SCU switch that this receipt finishes or voids."""
         self.effects = Effects()
         self.actions: list[Action] = []
         self._calls: list[str] = []
@@ -205,16 +235,20 @@ class Work:
         return bool(self.flags & ReceiptFlag.TRAINING)
 
     def open_transaction(self, reference: str) -> OpenTransactionRow | None:
-        """The open transaction of a reference, with what this receipt already did to it."""
+        """The open transaction of a reference at this SCU, with what this receipt already did to it."""
         if reference in self.effects.open:
-            return self.effects.open[reference]
-        return self.transactions.open.get(reference)
+            row = self.effects.open[reference]
+        else:
+            row = self.transactions.open.get(reference)
+        return row if row is not None and row.scu_id == self.binding.scu_id else None
 
     def open_transactions(self) -> list[OpenTransactionRow]:
-        """All open transactions of the queue, oldest number first."""
+        """All open transactions of the queue at this SCU, oldest number first."""
         merged = {**self.transactions.open, **self.effects.open}
+        scu_id = self.binding.scu_id
         return sorted(
-            (row for row in merged.values() if row is not None), key=lambda row: row.TransactionNumber
+            (row for row in merged.values() if row is not None and row.scu_id == scu_id),
+            key=lambda row: row.TransactionNumber,
         )
 
     def persist(self) -> None:

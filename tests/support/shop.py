@@ -40,6 +40,7 @@ class FaultyScu:
 
     def __init__(self, scu: Scu) -> None:
         self.scu = scu
+        self.closed = False
         self.calls: list[str] = []
         self.requests: list[Any] = []
         self._before: list[tuple[str, Exception]] = []
@@ -75,19 +76,34 @@ class FaultyScu:
                 raise error
 
     def close(self) -> None:
-        self.scu.close()
+        if not self.closed:
+            self.closed = True
+            self.scu.close()
 
 
 class Shop:
-    """One queue on one software TSE."""
+    """One queue on one software TSE, unless ``prepare`` adds more of both to the configuration.
 
-    def __init__(self, folder: Path, *, start: bool = True, settings: Any = None) -> None:
+    ``queue_id`` is the queue that requests go to and that is looked at; set it to use another one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start: bool = True,
+        settings: Any = None,
+        prepare: Callable[[configs.HostConfig], None] | None = None,
+    ) -> None:
         self.folder = folder
+        self.queue_id = ""
         self.clock = StepClock()
         if not (folder / configs.FILE_NAME).exists():
             config = configs.new_config(client_id="POS-1")
             if settings is not None:
                 config.queues[0].settings = settings
+            if prepare is not None:
+                prepare(config)
             configs.save(folder, config)
         self.open()
         if start:
@@ -96,18 +112,34 @@ class Shop:
     def open(self) -> None:
         config = configs.load(self.folder)
         self.scu_id = config.scus[0].id
-        self.tse = FaultyScu(open_software_tse(self.folder / "scu" / self.scu_id, clock=self.clock))
-        scus: dict[str, Any] = {self.scu_id: self.tse}
-        self.middleware = Middleware(config, self.folder, scus=scus, clock=self.clock)
+        self.tses = {
+            scu.id: FaultyScu(open_software_tse(self.folder / "scu" / scu.id, clock=self.clock))
+            for scu in config.scus
+        }
+        self.tse = self.tses[self.scu_id]
+        scus: dict[str, Any] = dict(self.tses)
+        try:
+            self.middleware = Middleware(config, self.folder, scus=scus, clock=self.clock)
+        except BaseException:
+            for tse in self.tses.values():
+                tse.close()
+            raise
         self.config = config
-        self.queue_id = config.queues[0].id
+        self.queue_id = self.queue_id or config.queues[0].id
 
-    def reopen(self) -> None:
+    def reopen(self, change: Callable[[configs.HostConfig], None] | None = None) -> None:
+        """Stop and start the host, with a changed configuration if ``change`` is given."""
         self.close()
+        if change is not None:
+            config = configs.load(self.folder)
+            change(config)
+            configs.save(self.folder, config)
         self.open()
 
     def close(self) -> None:
         self.middleware.close()
+        for tse in self.tses.values():  # a TSE that nobody used was never opened by the host
+            tse.close()
 
     # ---- requests ---------------------------------------------------------------------------------
 
@@ -117,6 +149,7 @@ class Shop:
         members.pop("flow", None)
         return {
             "ftCashBoxID": self.config.cash_box_id,
+            **({"ftQueueID": self.queue_id} if len(self.config.queues) > 1 else {}),
             "cbTerminalID": "T1",
             "cbReceiptReference": reference,
             "cbReceiptMoment": "2023-11-14T22:13:20Z",
@@ -155,7 +188,7 @@ class Shop:
         return self.middleware.store.queue(self.queue_id)
 
     def journal(self, journal_type: int, *args: int) -> Any:
-        text = b"".join(self.middleware.journal(journal_type, *args))
+        text = b"".join(self.middleware.journal(journal_type, *args, queue_id=self.queue_id))
         return json.loads(text, parse_float=Decimal)
 
     def open_references(self) -> list[str]:
@@ -163,6 +196,10 @@ class Shop:
 
     def actions(self) -> list[str]:
         return [row.Message for row in self.middleware.store.iter_actions(self.queue_id)]
+
+    def actions_of(self, kind: str) -> list[Any]:
+        """The entries of the action journal of one Type."""
+        return [row for row in self.middleware.store.iter_actions(self.queue_id) if row.Type == kind]
 
     def open_on_tse(self) -> list[int]:
         return self.tse.scu.get_tse_info().current_started_transaction_numbers

@@ -1,8 +1,8 @@
-"""0x0005, 0x0006, 0x0007: monthly, yearly and daily closing."""
+"""0x0005, 0x0006, 0x0007: monthly, yearly and daily closing; 0x0019: the closing before a migration."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fiskal.errors import ReceiptRejected
 from fiskal.germany import notifications
@@ -17,6 +17,12 @@ _NAMES = {
     ReceiptCase.YEARLY_CLOSING: "Yearly-closing",
     ReceiptCase.DAILY_CLOSING: "Daily-closing",
 }
+
+DAILY_TYPES: Final = ("4445000000000007", "4445000008000007")
+"""Types of the journal entry of a daily closing, without and with a change of the master data."""
+
+MIGRATION_TYPE: Final = "4445000100000019"
+"""Type of the journal entry that marks a queue as migrated."""
 
 
 def daily(work: Work) -> Outcome:
@@ -42,26 +48,52 @@ def daily(work: Work) -> Outcome:
         closed += _close_all_on_tse(work)
     start, finish, text = work.special_transaction()
     number = work.state.daily_closing_number + 1
-    work.actions.append(_journal(work, finish.transaction_number, number))
+    updates: dict[str, Any] = {"daily_closing_number": number}
+    work.actions.append(_journal(work, finish.transaction_number, number, updates))
     work.binding.refresh()
     return Outcome(
         work.special_signatures(start, finish, text) + closed,
         f"IT{finish.transaction_number}",
-        state_data=notifications.to_json(
-            {"MasterData": notifications.EMPTY_MASTER_DATA, "DailyClosingNumber": number}
-        ),
-        updates={"daily_closing_number": number},
+        state_data=notifications.to_json({"MasterData": _master_data(work), "DailyClosingNumber": number}),
+        updates=updates,
     )
+
+
+def migration(work: Work) -> Outcome:
+    """A daily closing, after which the queue signs nothing more: it goes on in another installation."""
+    outcome = daily(work)
+    state = work.state
+    work.actions.append(
+        Action(
+            MIGRATION_TYPE,
+            "Migration to another machine or the CloudCashbox started, no further receipts can be sent to "
+            "this installation of the Middleware.",
+            notifications.to_json(
+                {
+                    "ActionJournalCount": work.lookups.count_actions() + len(work.actions),
+                    "JournalDECount": 0,  # no export of a TSE is archived by this version
+                    "QueueItemCount": state.queued_row,
+                    "ReceiptJournalCount": state.receipt_numerator + 1,
+                    "QueueRow": state.queued_row,
+                }
+            ),
+        )
+    )
+    assert outcome.updates is not None  # a daily closing counts
+    outcome.updates["migrated"] = True
+    return outcome
 
 
 def monthly_or_yearly(work: Work) -> Outcome:
     """Sign and journal. Open transactions stay open: only a daily closing ends the business of a day."""
     start, finish, text = work.special_transaction()
-    work.actions.append(_journal(work, finish.transaction_number, -1))
+    updates: dict[str, Any] = {}
+    work.actions.append(_journal(work, finish.transaction_number, -1, updates))
     return Outcome(
         work.special_signatures(start, finish, text),
         f"IT{finish.transaction_number}",
-        state_data=notifications.to_json({"MasterData": notifications.EMPTY_MASTER_DATA}),
+        state_data=notifications.to_json({"MasterData": _master_data(work)}),
+        updates=updates,
     )
 
 
@@ -72,21 +104,41 @@ def without_tse(work: Work) -> dict[str, Any]:
     if work.case == ReceiptCase.DAILY_CLOSING:
         number = work.state.daily_closing_number + 1
         updates["daily_closing_number"] = number
-    work.actions.append(_journal(work, None, number))
+    work.actions.append(_journal(work, None, number, updates))
     return updates
 
 
-def _journal(work: Work, transaction_number: int | None, closing_number: int) -> Action:
-    case = ReceiptCase(work.case)
+def _master_data(work: Work) -> Any:
+    """The master data as they were before this closing."""
+    return notifications.master_data(work.state.master_data)
+
+
+def _journal(
+    work: Work, transaction_number: int | None, closing_number: int, updates: dict[str, Any]
+) -> Action:
+    """The journal entry of a closing, which may change the master data: that goes into ``updates``."""
+    case = ReceiptCase.DAILY_CLOSING if work.case == ReceiptCase.MIGRATION else ReceiptCase(work.case)
+    configured = work.lookups.master_data
+    changed = (
+        bool(work.flags & ReceiptFlag.MASTER_DATA_UPDATE)
+        and configured is not None
+        and configured != work.state.master_data
+    )
+    kind = f"444500000000{case:04X}"
     data: dict[str, Any] = {"ftReceiptNumerator": work.state.receipt_numerator + 1}
-    message = f"{_NAMES[case]} receipt was processed."
+    message = f"{_NAMES[case]} receipt was processed"
+    if changed:
+        updates["master_data"] = configured
+        kind = f"444500000800{case:04X}"
+        message += ", and a master data update was performed"
+    message += "."
     if transaction_number is None:
         message += " However TSE was not reachable."
     else:
         data["transactionNumber"] = transaction_number
-    data["masterDataChanged"] = False
+    data["masterDataChanged"] = changed
     data["closingNumber"] = closing_number
-    return Action(f"444500000000{case:04X}", message, notifications.to_json(data), priority=-1)
+    return Action(kind, message, notifications.to_json(data), priority=-1)
 
 
 def _close_all_on_tse(work: Work) -> list[SignaturItem]:

@@ -1,12 +1,18 @@
-"""0x0003 and 0x0004: the start receipt that puts a queue into operation and the stop receipt that ends it."""
+"""0x0003 and 0x0004: the start receipt that puts a queue into operation and the stop receipt that ends it.
+
+Taking up work at a TSE and leaving it is the same for an SCU switch; :mod:`.switch` uses what is here.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from fiskal.errors import FiskalError, ReceiptRejected
 from fiskal.germany import notifications, signatures, texts
 from fiskal.germany.codes import ReceiptFlag, SignatureType
+from fiskal.pos import SignaturItem
+from fiskal.queue import checks
 from fiskal.queue.receipts.transactions import close_open
 from fiskal.queue.work import Action, Outcome, Work
 from fiskal.scu.contract import (
@@ -16,7 +22,7 @@ from fiskal.scu.contract import (
     TseStates,
     UnregisterClientIdRequest,
 )
-from fiskal.scu.errors import ScuError
+from fiskal.scu.errors import ScuError, TseRejected
 
 _log = logging.getLogger("fiskal.queue")
 
@@ -27,10 +33,46 @@ class NotInitialized(FiskalError):
     code = "TSE_NOT_INITIALIZED"
 
 
+class Connection(NamedTuple):
+    """What taking up work at a TSE gave: SIG-TX of its first transaction and who signed it for whom."""
+
+    signatures: list[SignaturItem]
+    suffix: str
+    client_id: str
+    serial: str
+    info: TseInfo | None
+
+
+# ---- taking up work ---------------------------------------------------------------------------------
+
+
 def start(work: Work) -> Outcome:
     """Register the queue at its TSE and sign. A failing TSE is an error here, and the receipt repeatable."""
     if work.state.active:
         return _start_again(work)
+    made = connect(work)
+    text = describe(work, made.client_id, made.serial)
+    message = f"{texts.START_RECEIPT}. {text}"
+    notification = _notification(work, "IsStartReceipt", made.client_id, made.serial, made.info)
+    work.actions.append(Action("4445000000000003-ActivateQueueSCU", message, notification, priority=-1))
+    return Outcome(
+        [
+            *made.signatures,
+            signatures.note(texts.START_RECEIPT, text),
+            signatures.notification(message, notification),
+        ],
+        made.suffix,
+        state_data=state_data(made.info),
+        updates={"start_moment": work.clock()},
+    )
+
+
+def connect(work: Work) -> Connection:
+    """Bring the TSE into operation, register the queue there and prove it with a transaction.
+
+    With the flag client-id-only the TSE must be in operation already. Every step may be repeated. Raises
+    ScuError or NotInitialized.
+    """
     scu = work.binding.scu
     client_id = work.state.cash_box_identification
     if not work.flags & ReceiptFlag.CLIENT_ONLY:
@@ -43,23 +85,12 @@ def start(work: Work) -> Outcome:
     scu.register_client_id(RegisterClientIdRequest(client_id=client_id), work.deadline())
     start_response, finish, text = work.special_transaction()
     info = _info_after(work)
-    items = work.special_signatures(start_response, finish, text)
-    note_text = (
-        f"Kassenseriennummer: {finish.client_id}, TSE-Seriennummer: {finish.tse_serial_number_octet}, "
-        f"Queue-ID: {work.state.queue_id}"
-    )
-    message = f"{texts.START_RECEIPT}. {note_text}"
-    notification = _notification(
-        work, "IsStartReceipt", finish.client_id, finish.tse_serial_number_octet, info
-    )
-    items.append(signatures.note(texts.START_RECEIPT, note_text))
-    items.append(signatures.notification(message, notification))
-    work.actions.append(Action("4445000000000003-ActivateQueueSCU", message, notification, priority=-1))
-    return Outcome(
-        items,
+    return Connection(
+        work.special_signatures(start_response, finish, text),
         f"IT{finish.transaction_number}",
-        state_data=_state_data(info),
-        updates={"start_moment": work.clock()},
+        finish.client_id,
+        finish.tse_serial_number_octet,
+        info,
     )
 
 
@@ -74,32 +105,20 @@ def _start_again(work: Work) -> Outcome:
     return Outcome(work.special_signatures(start_response, finish, text), f"IT{finish.transaction_number}")
 
 
-def stop(work: Work) -> Outcome:
-    """Sign, deregister and stop. The queue is stopped even when the TSE is out of reach.
+# ---- leaving ----------------------------------------------------------------------------------------
 
-    The TSE is terminated only when this queue is its last client, or when the settings allow it.
-    """
-    terminate = not work.flags & ReceiptFlag.CLIENT_ONLY
-    if terminate:
-        _check_nobody_else(work)
-    try:
-        outcome = _sign_stop(work)
-    except ScuError as error:
-        _log.warning("queue %s stops without its TSE: %s", work.state.queue_id, error)
-        work.actions.append(Action(None, f"The queue was stopped without its TSE: {error}"))
-        outcome = Outcome([])
-    else:
-        _leave_tse(work, terminate)
+
+def stop(work: Work) -> Outcome:
+    """Sign, deregister and stop. The queue is stopped even when the TSE is out of reach."""
+    outcome = leave(work)
     info = work.binding.info
+    client_id = work.state.cash_box_identification
     serial = info.serial_number_octet if info else ""
-    note_text = (
-        f"Kassenseriennummer: {work.state.cash_box_identification}, TSE-Seriennummer: {serial}, "
-        f"Queue-ID: {work.state.queue_id}"
-    )
-    message = f"{texts.STOP_RECEIPT}. {note_text}"
-    notification = _notification(work, "IsStopReceipt", work.state.cash_box_identification, serial, info)
+    text = describe(work, client_id, serial)
+    message = f"{texts.STOP_RECEIPT}. {text}"
+    notification = _notification(work, "IsStopReceipt", client_id, serial, info)
     if outcome.suffix:
-        outcome.signatures.append(signatures.note(texts.STOP_RECEIPT, note_text))
+        outcome.signatures.append(signatures.note(texts.STOP_RECEIPT, text))
         outcome.signatures.append(
             signatures.notification(message, notification, SignatureType.OUT_OF_OPERATION_NOTIFICATION)
         )
@@ -108,57 +127,95 @@ def stop(work: Work) -> Outcome:
     return outcome
 
 
-def _sign_stop(work: Work) -> Outcome:
+def leave(work: Work) -> Outcome:
+    """Close what is open, sign for the last time and deregister; an empty outcome if the TSE cannot sign.
+
+    Unless the flag client-id-only is set the TSE is terminated, which is irreversible: only when no other
+    client is registered on it, or when the settings allow it. Raises ReceiptRejected before anything is
+    done if there are others.
+    """
+    terminate = not work.flags & ReceiptFlag.CLIENT_ONLY
+    if terminate:
+        _check_nobody_else(work)
+    try:
+        outcome = _sign_last(work)
+    except ScuError as error:
+        _log.warning("queue %s leaves without a signature: %s", work.state.queue_id, error)
+        what = checks.name(work)
+        work.actions.append(Action(None, f"{what} was processed without a signature of the TSE: {error}"))
+        if isinstance(error, TseRejected):  # it answers, so that it can let the client go
+            _deregister(work, terminate)
+        return Outcome([])
+    _deregister(work, terminate)
+    return outcome
+
+
+def _sign_last(work: Work) -> Outcome:
     close_open(work)
     start_response, finish, text = work.special_transaction()
     return Outcome(
         work.special_signatures(start_response, finish, text),
         f"IT{finish.transaction_number}",
-        state_data=_state_data(_info_after(work)),
+        state_data=state_data(_info_after(work)),
     )
 
 
 def _check_nobody_else(work: Work) -> None:
-    """A stop receipt must never take the TSE away from others (terminating is irreversible)."""
+    """Refuse to take the TSE away from others."""
     if work.settings.terminate_shared_tse:
         return
     try:
         info = work.tse_info()
     except ScuError:
-        return  # out of reach: it cannot be terminated either
+        return  # whether it is terminated is decided when it lists who is left
     others = [client for client in info.current_client_ids if client != work.state.cash_box_identification]
     if others:
         raise ReceiptRejected(
             "TSE_SHARED",
-            f"The TSE {info.serial_number_octet} is also used by {', '.join(others)}. A stop receipt "
-            "terminates the TSE, which is irreversible.",
+            f"The TSE {info.serial_number_octet} is also used by {', '.join(others)}. {checks.name(work)}s "
+            "terminate the TSE, which is irreversible.",
             field="ftReceiptCase",
             hint="Add 0x0000000001000000 to ftReceiptCase to deregister only this client.",
         )
 
 
-def _leave_tse(work: Work, terminate: bool) -> None:
-    """After the signed stop everything is best effort: the receipt stands whatever happens here."""
+def _deregister(work: Work, terminate: bool) -> None:
+    """After the signature everything is best effort: the receipt stands whatever happens here."""
     scu = work.binding.scu
     try:
-        scu.unregister_client_id(
+        left = scu.unregister_client_id(
             UnregisterClientIdRequest(client_id=work.state.cash_box_identification), work.deadline()
-        )
-        if terminate:
-            scu.set_tse_state(TseState(current_state=TseStates.TERMINATED), work.deadline())
+        ).client_ids
+        if not terminate:
+            return
+        if left and not work.settings.terminate_shared_tse:
+            work.actions.append(
+                Action(None, f"The TSE was not terminated: it is also used by {', '.join(left)}.")
+            )
+            return
+        scu.set_tse_state(TseState(current_state=TseStates.TERMINATED), work.deadline())
     except ScuError as error:
         _log.warning("the TSE did not let queue %s go: %s", work.state.queue_id, error)
         work.actions.append(Action(None, f"The TSE did not deregister the client: {error}"))
+
+
+# ---- texts ------------------------------------------------------------------------------------------
+
+
+def describe(work: Work, client_id: str, serial: str) -> str:
+    """Which register, which TSE, which queue: the text of every life cycle receipt."""
+    return f"Kassenseriennummer: {client_id}, TSE-Seriennummer: {serial}, Queue-ID: {work.state.queue_id}"
+
+
+def state_data(info: TseInfo | None) -> str | None:
+    """ftStateData of a life cycle receipt."""
+    return None if info is None else notifications.to_json({"TseInfo": notifications.tse_info(info)})
 
 
 def _info_after(work: Work) -> TseInfo | None:
     """TseInfo for the answer; the signature exists already, so its failure must not fail the receipt."""
     work.binding.refresh()
     return work.binding.info
-
-
-def _state_data(info: TseInfo | None) -> str | None:
-    return None if info is None else notifications.to_json({"TseInfo": notifications.tse_info(info)})
 
 
 def _notification(work: Work, kind: str, client_id: str, serial: str, info: TseInfo | None) -> str:

@@ -24,6 +24,10 @@ _SEVERAL_HINT = (
 _SEVERAL_TEXT = f"CbReceiptReference must be set for one transaction! {_SEVERAL_HINT}"
 
 
+DROPPED = "4445000020000000-OpenTransaction"
+"""Type of the journal entry of a row that was removed without a signature."""
+
+
 class _CaseData(msgspec.Struct):
     numbers: list[int] = msgspec.field(name="CurrentStartedTransactionNumbers")
 
@@ -160,18 +164,23 @@ def drop(work: Work, row: OpenTransactionRow) -> None:
     work.effects.open[row.cbReceiptReference] = None
     work.actions.append(
         Action(
-            "4445000020000000-OpenTransaction",
+            DROPPED,
             f"Removed open transaction {row.TransactionNumber} from the database, which was not open on the "
             "TSE anymore.",
-            notifications.to_json(
-                {
-                    "TransactionNumber": row.TransactionNumber,
-                    "StartTransactionSignatureBase64": row.StartTransactionSignatureBase64,
-                    "StartMoment": format_ticks(row.StartMoment),
-                    "cbReceiptReference": row.cbReceiptReference,
-                }
-            ),
+            open_transaction_json(row),
             priority=-1,
         )
     )
     work.persist()
+
+
+def open_transaction_json(row: OpenTransactionRow) -> str:
+    """The row as the DataJson of a journal entry."""
+    return notifications.to_json(
+        {
+            "TransactionNumber": row.TransactionNumber,
+            "StartTransactionSignatureBase64": row.StartTransactionSignatureBase64,
+            "StartMoment": format_ticks(row.StartMoment),
+            "cbReceiptReference": row.cbReceiptReference,
+        }
+    )

@@ -13,6 +13,7 @@ from fiskal.pos import SignaturItem
 from fiskal.queue.work import Action, Outcome, Work, start_time
 from fiskal.scu.contract import TseInfo
 from fiskal.scu.errors import ScuError
+from fiskal.store.interface import FailedTransactionRow
 
 _log = logging.getLogger("fiskal.queue")
 _T = TypeVar("_T")
@@ -69,7 +70,7 @@ def _extra(work: Work, what: str, call: Callable[[], _T]) -> _T | None:
 def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
     """Finish and start on the TSE what could not be while it was out of reach, then leave failed mode."""
     items: list[SignaturItem] = []
-    for row in sorted(work.transactions.failed_finishes.values(), key=lambda each: each.Moment):
+    for row in _oldest_first(work, work.transactions.failed_finishes):
         known = work.open_transaction(row.cbReceiptReference)
         if known is not None:
             request = prepare(row.Request.encode(), strict=work.settings.process_data_strict)
@@ -91,7 +92,7 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
             )
         work.effects.failed_finishes[row.cbReceiptReference] = None
         work.persist()
-    for row in sorted(work.transactions.failed_starts.values(), key=lambda each: each.Moment):
+    for row in _oldest_first(work, work.transactions.failed_starts):
         started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
         work.note_open(row.cbReceiptReference, started)
         work.effects.failed_starts[row.cbReceiptReference] = None
@@ -103,6 +104,12 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
     _journal_note(work, note)
     updates.update(fail_count=0, fail_moment=None, fail_queue_item_id=None)
     return items
+
+
+def _oldest_first(work: Work, rows: dict[str, FailedTransactionRow]) -> list[FailedTransactionRow]:
+    """What is to be made good at this TSE; another one has other transactions under the same numbers."""
+    scu_id = work.binding.scu_id
+    return sorted((row for row in rows.values() if row.scu_id == scu_id), key=lambda row: row.Moment)
 
 
 def _end_late_signing(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
