@@ -177,16 +177,15 @@ def _plan(changes: Sequence[Change]) -> list[Statement]:
             last = {row[0]: row for row in rows}
             plan += _statements(kind, list(last.values()))
     for name, removed, delete, insert in _TRANSACTIONS:
-        if not any(getattr(change, name) or getattr(change, removed) for change in changes):
-            continue
         final: dict[tuple[int, str], Any] = {}
         for change in changes:
             for key in getattr(change, removed):
                 final[key] = None
             for row in getattr(change, name):
                 final[row[:2]] = row
-        plan += _statements(delete, [key for key, row in final.items() if row is None])
-        plan += _statements(insert, [row for row in final.values() if row is not None])
+        if final:
+            plan += _statements(delete, [key for key, row in final.items() if row is None])
+            plan += _statements(insert, [row for row in final.values() if row is not None])
     return plan
 
 
