@@ -43,7 +43,7 @@ from fiskal.store import (
     AnswerRow,
     Change,
     QueueItemRow,
-    ReceiptRow,
+    Receipt,
     Store,
 )
 from fiskal.version import __version__
@@ -262,18 +262,7 @@ class Queue:
                 response_hash,
                 now,
                 work.calls,
-            )
-        )
-        change.receipts.append(
-            ReceiptRow(
-                item.queue_no,
-                number,
-                journal_id,
-                now,
-                total,
-                item.ftQueueItemId,
-                chain_hash_base64,
-                now,
+                Receipt(number, journal_id, now, total, chain_hash_base64),
             )
         )
         self._stale = True  # until the commit is through, memory may be ahead of the disk
@@ -343,6 +332,7 @@ class Queue:
                 _hash_text(text),
                 now,
                 None if work is None else work.calls,
+                None,
             )
         )
         actions = [
