@@ -10,14 +10,14 @@ import base64
 import binascii
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
 from fiskal.core import chain_hash, parse_moment, prepare, sha256
 from fiskal.errors import FiskalError
 from fiskal.germany.codes import SignatureType
-from fiskal.store import AnswerRow, QueueItemRow, QueueRow, ReceiptRow, Store, StoredItem
+from fiskal.store import AnswerRow, QueueItemRow, QueueRow, Receipt, Store, StoredItem
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
 from fiskal.tse.verify import SignatureCheck, Statement, verify_qr
 
@@ -98,7 +98,6 @@ class _Checker:
 
     def run(self, progress: Progress | None) -> JournalReport:
         queue, report = self._queue, self._report
-        receipts = self._store.iter_receipts_by_number(queue.queue_no)
         expected = 0
         for stored in self._store.iter_items_by_row(queue.queue_no):
             row = stored.item.ftQueueRow
@@ -110,14 +109,11 @@ class _Checker:
                 report.add(f"row {row}", f"row {expected} is missing or out of order")
                 expected = row
             report.counts["items"] += 1
-            self._item(stored, receipts)
+            self._item(stored)
             if progress is not None and not expected & 0xFF:
                 progress(expected, queue.ftCurrentRow)
         if expected != queue.ftCurrentRow:
             report.add("queue", f"the last row is {expected}, but ftCurrentRow is {queue.ftCurrentRow}")
-        for receipt in receipts:
-            if receipt.ftReceiptNumber <= queue.ftReceiptNumerator:
-                report.add(f"receipt {receipt.ftReceiptNumber}", "belongs to no answered queue item")
         self._end()
         if progress is not None:
             progress(queue.ftCurrentRow, queue.ftCurrentRow)
@@ -143,7 +139,7 @@ class _Checker:
 
     # ---- one queue item -------------------------------------------------------------------------
 
-    def _item(self, stored: StoredItem, receipts: Iterator[ReceiptRow]) -> None:
+    def _item(self, stored: StoredItem) -> None:
         item, answer = stored
         where = f"row {item.ftQueueRow}"
         report = self._report
@@ -158,10 +154,13 @@ class _Checker:
         response = self._response(where, item, answer) if response_ok else None
         if response is not None and response["ftState"] & 0xFFFF_FFFF == _ERROR_STATE:
             report.counts["errors"] += 1
+            if answer.receipt is not None:
+                report.add(where, "was answered with an error, but has a receipt journal entry")
             return
-        receipt = next(receipts, None)
+        receipt = answer.receipt
         if receipt is None:
-            report.add(where, "was answered without error, but has no receipt journal entry")
+            if response is not None:
+                report.add(where, "was answered without error, but has no receipt journal entry")
             return
         self._receipt(item, answer, receipt, total)
         if response is not None:
@@ -214,7 +213,7 @@ class _Checker:
 
     # ---- the chain ------------------------------------------------------------------------------
 
-    def _receipt(self, item: QueueItemRow, answer: AnswerRow, receipt: ReceiptRow, total: str | None) -> None:
+    def _receipt(self, item: QueueItemRow, answer: AnswerRow, receipt: Receipt, total: str | None) -> None:
         report = self._report
         report.counts["receipts"] += 1
         where = f"receipt {receipt.ftReceiptNumber} (row {item.ftQueueRow})"
@@ -222,8 +221,6 @@ class _Checker:
         if receipt.ftReceiptNumber != self._number:
             report.add(where, f"the number should be {self._number}")
             self._number = receipt.ftReceiptNumber
-        if receipt.ftQueueItemId != item.ftQueueItemId:
-            report.add(where, f"belongs to queue item {receipt.ftQueueItemId}, not {item.ftQueueItemId}")
         stored_total = self._decimal(where, "ftReceiptTotal", receipt.ftReceiptTotal)
         if total is not None and stored_total != Decimal(total):
             report.add(where, f"ftReceiptTotal is {receipt.ftReceiptTotal}, the request says {total}")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fiskal import clock as clocks
 from fiskal.clock import Clock
-from fiskal.core import Prepared, prepare
+from fiskal.core import prepare
 from fiskal.errors import ConfigurationError, ReceiptRejected
 from fiskal.export import journal as journals
 from fiskal.germany.masterdata import canonical
@@ -85,6 +85,7 @@ class Middleware:
         self.store = open_store(folder / configs.STORE_NAME) if store is None else store
         self._bindings: dict[str, ScuBinding] = {}
         self._queues: dict[str, Queue] = {}
+        self._only: Queue | None = None
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
@@ -183,6 +184,8 @@ class Middleware:
                 new_guid=new_guid,
                 master_data=master_data,
             )
+        if len(self._queues) == 1:
+            (self._only,) = self._queues.values()
 
     # ---- Echo -----------------------------------------------------------------------------------
 
@@ -207,24 +210,19 @@ class Middleware:
 
     def sign_json(self, body: Bytes) -> bytes:
         """Sign one receipt, JSON in, JSON out: the very text that was stored and hashed. Raises as sign."""
-        request = prepare(bytes(body), strict=self._strict)
-        text = self._queue_for(request).sign(request)
+        data = bytes(body)
+        request = prepare(data)
+        queue = self._only or self.queue(request.queue_id)
+        if queue.settings.process_data_strict:
+            request = prepare(data, strict=True)
+        text = queue.sign(request)
         return NULL if text is None else text
-
-    @property
-    def _strict(self) -> bool:
-        return any(queue.settings.process_data_strict for queue in self.config.queues)
-
-    def _queue_for(self, request: Prepared) -> Queue:
-        if len(self._queues) == 1:
-            return next(iter(self._queues.values()))
-        return self.queue(request.queue_id)
 
     def queue(self, queue_id: str | None = None) -> Queue:
         """The queue ``queue_id``, or the only one. Raises ReceiptRejected if that is not clear."""
         if not queue_id:
-            if len(self._queues) == 1:
-                return next(iter(self._queues.values()))
+            if self._only is not None:
+                return self._only
             raise ReceiptRejected(
                 "QUEUE_ID_REQUIRED",
                 f"this host has {len(self._queues)} queues, and the request does not say which one",

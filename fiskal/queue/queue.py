@@ -46,7 +46,7 @@ from fiskal.store import (
     Change,
     MasterDataRow,
     QueueItemRow,
-    ReceiptRow,
+    Receipt,
     Store,
 )
 from fiskal.version import __version__
@@ -304,18 +304,7 @@ class Queue:
                 response_hash,
                 now,
                 work.calls,
-            )
-        )
-        change.receipts.append(
-            ReceiptRow(
-                item.queue_no,
-                number,
-                journal_id,
-                now,
-                total,
-                item.ftQueueItemId,
-                chain_hash_base64,
-                now,
+                Receipt(number, journal_id, now, total, chain_hash_base64),
             )
         )
         self._stale = True  # until the commit is through, memory may be ahead of the disk
@@ -387,6 +376,7 @@ class Queue:
                 _hash_text(text),
                 now,
                 None if work is None else work.calls,
+                None,
             )
         )
         actions = [

@@ -64,8 +64,19 @@ class QueueItemRow(NamedTuple):
     request_raw_sha256: bytes | None
 
 
+class Receipt(NamedTuple):
+    """What an answer has that is no error: its entry in the receipt journal."""
+
+    ftReceiptNumber: int
+    ftReceiptJournalId: str
+    ftReceiptMoment: int
+    ftReceiptTotal: str
+    ftReceiptHash: str
+
+
 class AnswerRow(NamedTuple):
-    """The answered half of ftQueueItem, written by T2. Immutable afterwards."""
+    """The answered half of ftQueueItem, written by T2: one answer per item, the item must be stored.
+    Immutable afterwards."""
 
     queue_no: int
     ftQueueRow: int
@@ -77,10 +88,12 @@ class AnswerRow(NamedTuple):
     tse_calls: str | None
     """What the TSE did for the item, ``S7:13:<ticks> F7:14:<ticks>`` (operation and transaction number,
     signature counter, log time); private, lets the journal's check verify start signatures too."""
+    receipt: Receipt | None
+    """None for an error answer, which gets no number and no place in the chain."""
 
 
 class ReceiptRow(NamedTuple):
-    """ftReceiptJournal."""
+    """ftReceiptJournal, only read: the Receipt of an answer with what its item and its answer say."""
 
     queue_no: int
     ftReceiptNumber: int
@@ -170,14 +183,12 @@ class Change:
         "open_transactions",
         "open_transactions_removed",
         "queues",
-        "receipts",
         "scus",
     )
 
     def __init__(self) -> None:
         self.items: list[QueueItemRow] = []
         self.answers: list[AnswerRow] = []
-        self.receipts: list[ReceiptRow] = []
         self.queues: list[QueueRow] = []
         """Replaces the stored row of the queue."""
         self.actions: list[ActionRow] = []
@@ -231,7 +242,9 @@ class Store(Protocol):
     def iter_receipts(
         self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0
     ) -> Iterator[ReceiptRow]: ...
-    def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]: ...
+    def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]:
+        """In the order of the rows they answer, which is that of their numbers."""
+
     def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]: ...
     def last_action(self, queue_id: str, *types: str) -> ActionRow | None:
         """The action journal entry of one of these Types that was stored last, None if there is none."""

@@ -1,9 +1,14 @@
 """The tables of a SQLite store and how they came to be.
 
-Every journal table is append-only under its own ``id``: rows of all queues land on the right edge of the same
+What a commit costs beyond its flush is the number of pages it changes, so a receipt touches as few B-trees as
+can be: the accepted half of its queue item and three indexes, then one row that is its answer and its entry in
+the receipt journal, and one index.
+
+Every journal table is append-only under its ``id``: rows of all queues land on the right edge of the same
 B-tree, so a group commit of many queues fills few pages. (Clustering the rows by queue splits pages in the
-middle of the tree instead; it cost three times the WAL bytes and the time.) A UNIQUE index over the queue and
-its number finds them again. Moments are .NET ticks in INTEGER, amounts exact decimal TEXT, GUIDs TEXT.
+middle of the tree instead; it cost three times the WAL bytes and the time.) An answer has the id of its item,
+which a UNIQUE index over the queue and its row finds. Long texts are the last column of their row, so that the
+others are read without them. Moments are .NET ticks in INTEGER, amounts exact decimal TEXT, GUIDs TEXT.
 
 The schema changes only by adding a function to :data:`MIGRATIONS`. What was applied is recorded in the table
 ``fiskal_migration``, in the transaction that applied it.
@@ -39,6 +44,31 @@ def _table(
     db.table(name).create(parsed, pk=pk, not_null=not_null, strict=True)
 
 
+_ANSWERS: Final = """
+CREATE TABLE ftQueueItemAnswer (
+    id INTEGER PRIMARY KEY,
+    queue_no INTEGER NOT NULL,
+    ftWorkMoment INTEGER NOT NULL,
+    ftDoneMoment INTEGER NOT NULL,
+    responseHash TEXT NOT NULL,
+    TimeStamp INTEGER NOT NULL,
+    tse_calls TEXT,
+    ftReceiptNumber INTEGER,
+    ftReceiptJournalId TEXT,
+    ftReceiptMoment INTEGER,
+    ftReceiptTotal TEXT,
+    ftReceiptHash TEXT,
+    response TEXT NOT NULL,
+    CONSTRAINT answers_an_item CHECK (id > 0),
+    CONSTRAINT receipt_or_none CHECK (
+        (ftReceiptNumber IS NULL) + (ftReceiptJournalId IS NULL) + (ftReceiptMoment IS NULL)
+        + (ftReceiptTotal IS NULL) + (ftReceiptHash IS NULL) IN (0, 5)
+    )
+) STRICT
+"""
+"""``id`` is that of the item; who finds no item gives 0. An error answer has no receipt: five NULLs."""
+
+
 def _create_journals(db: Database) -> None:
     """Version 1: the state of the queues, the journals, the transaction tables."""
     _table(
@@ -59,8 +89,8 @@ def _create_journals(db: Database) -> None:
         db,
         "ftQueueItem",
         "id:int queue_no:int ftQueueRow:int ftQueueItemId:str ftQueueMoment:int ftQueueTimeout:int"
-        " cbReceiptMoment:int cbTerminalID:str cbReceiptReference:str country:str version:str request:str"
-        " requestHash:str TimeStamp:int ProcessingVersion:str request_raw_sha256:bytes",
+        " cbReceiptMoment:int cbTerminalID:str cbReceiptReference:str country:str version:str requestHash:str"
+        " TimeStamp:int ProcessingVersion:str request_raw_sha256:bytes request:str",
         optional="cbTerminalID cbReceiptReference request_raw_sha256",
     )
     items = db.table("ftQueueItem")
@@ -70,28 +100,12 @@ def _create_journals(db: Database) -> None:
     items.create_index(["ftQueueItemId"], index_name="ftQueueItem_id", unique=True)
     items.create_index(["cbReceiptReference"], index_name="ftQueueItem_reference")
 
-    _table(
-        db,
-        "ftQueueItemAnswer",
-        "id:int queue_no:int ftQueueRow:int ftWorkMoment:int ftDoneMoment:int response:str responseHash:str"
-        " TimeStamp:int tse_calls:str",
-        optional="tse_calls",
-    )
-    answers = db.table("ftQueueItemAnswer")
-    answers.create_index(["ftQueueRow", "queue_no"], index_name="ftQueueItemAnswer_row", unique=True)
+    db.execute(_ANSWERS)
     # TimeStamp leads so that all queues append to one page; queue_no follows so that a journal of one queue
     # skips the entries of the others inside the index.
-    answers.create_index(["TimeStamp", "queue_no"], index_name="ftQueueItemAnswer_TimeStamp")
-
-    _table(
-        db,
-        "ftReceiptJournal",
-        "id:int queue_no:int ftReceiptNumber:int ftReceiptJournalId:str ftReceiptMoment:int ftReceiptTotal"
-        ":str ftQueueItemId:str ftReceiptHash:str TimeStamp:int",
+    db.table("ftQueueItemAnswer").create_index(
+        ["TimeStamp", "queue_no"], index_name="ftQueueItemAnswer_TimeStamp"
     )
-    receipts = db.table("ftReceiptJournal")
-    receipts.create_index(["ftReceiptNumber", "queue_no"], index_name="ftReceiptJournal_number", unique=True)
-    receipts.create_index(["TimeStamp", "queue_no"], index_name="ftReceiptJournal_TimeStamp")
 
     _table(
         db,
@@ -130,7 +144,7 @@ def _create_journals(db: Database) -> None:
         pk="ftSignaturCreationUnitDEId",
     )
     _create_master_data(db)
-    # For people and their SQL: ftQueueItem as the journal shows it, in the order of its columns there.
+    # For people and their SQL: the journals as they are shown, in the order of their columns there.
     db.create_view(
         "ftQueueItemJournal",
         "SELECT i.ftQueueItemId, q.ftQueueId, i.ftQueueRow, i.ftQueueMoment, i.ftQueueTimeout,"
@@ -138,7 +152,14 @@ def _create_journals(db: Database) -> None:
         " i.country, i.version, i.request, i.requestHash, a.response, a.responseHash,"
         " coalesce(a.TimeStamp, i.TimeStamp) AS TimeStamp, i.ProcessingVersion"
         " FROM ftQueueItem AS i LEFT JOIN ftQueue AS q ON q.queue_no = i.queue_no"
-        " LEFT JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow",
+        " LEFT JOIN ftQueueItemAnswer AS a ON a.id = i.id AND a.queue_no = i.queue_no",
+    )
+    db.create_view(
+        "ftReceiptJournal",
+        "SELECT a.ftReceiptJournalId, a.ftReceiptMoment, a.ftReceiptNumber, a.ftReceiptTotal, q.ftQueueId,"
+        " i.ftQueueItemId, a.ftReceiptHash, a.TimeStamp"
+        " FROM ftQueueItemAnswer AS a JOIN ftQueueItem AS i ON i.id = a.id AND i.queue_no = a.queue_no"
+        " LEFT JOIN ftQueue AS q ON q.queue_no = a.queue_no WHERE a.ftReceiptNumber IS NOT NULL",
     )
 
 

@@ -1,9 +1,9 @@
 """The embedded store: one SQLite file in WAL mode, with ``synchronous=FULL``.
 
 One connection writes (:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals
-are append-only, so a reader needs no long transaction for a consistent picture: it notes the last row when it
-starts and pages up to it with short queries. However slowly it is consumed, it never keeps the WAL from
-shrinking.
+are append-only, so a reader needs no long transaction for a consistent picture: it notes the last item and the
+few without an answer when it starts and pages up to there with short queries. However slowly it is consumed, it
+never keeps the WAL from shrinking.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fiskal.store.interface import (
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
+    Receipt,
     ReceiptRow,
     ScuRow,
     StoredItem,
@@ -39,11 +40,15 @@ BUSY_TIMEOUT_MS: Final = 5000
 """How long a statement waits for a foreign program that locks the file, before it is a StoreError."""
 
 CHECKPOINT_PAGES: Final = 2000
-"""The WAL is copied into the file when it has so many pages (8 MB): the commit that finds it so pays about
-10 ms. Fewer pages cost throughput, more make that pause longer."""
+"""The WAL is copied into the file when it has so many pages (8 MB, 200 receipts of a single queue): the commit
+that finds it so pays 5 to 10 ms. Fewer pages make the pause shorter but more frequent, at the same cost in all."""
 
 WAL_LIMIT_BYTES: Final = 64 << 20
 """A WAL that a burst made larger is cut back to this."""
+
+PAGE_BYTES: Final = 4096
+"""Smaller pages would write less, but a torn sector could then take a page along that is not in the WAL; larger
+ones write more bytes per commit than they save pages."""
 
 CACHE_KIB: Final = 32 << 10
 """Page cache of the writing connection."""
@@ -57,17 +62,21 @@ IDLE_READERS: Final = 8
 _MAX_INTEGER: Final = (1 << 63) - 1
 
 _ITEM: Final = ", ".join(f"i.{name}" for name in QueueItemRow._fields)
-_ANSWER: Final = ", ".join(f"a.{name}" for name in AnswerRow._fields)
-_ITEM_WIDTH: Final = len(QueueItemRow._fields)
-_STORED: Final = (
-    f"SELECT {_ITEM}, {_ANSWER} FROM ftQueueItem AS i"
-    " LEFT JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow"
+_ANSWER: Final = "a.queue_no, i.ftQueueRow, " + ", ".join(
+    f"a.{name}" for name in (*AnswerRow._fields[2:-1], *Receipt._fields)
 )
+_RECEIPT: Final = (
+    "a.queue_no, a.ftReceiptNumber, a.ftReceiptJournalId, a.ftReceiptMoment, a.ftReceiptTotal,"
+    " i.ftQueueItemId, a.ftReceiptHash, a.TimeStamp"
+)
+_ITEM_WIDTH: Final = len(QueueItemRow._fields)
+_STORED_WIDTH: Final = _ITEM_WIDTH + len(AnswerRow._fields) - 1
+_ANSWER_OF: Final = "ftQueueItemAnswer AS a ON a.id = i.id AND a.queue_no = i.queue_no"
+_STORED: Final = f"{_ITEM}, {_ANSWER} FROM ftQueueItem AS i LEFT JOIN {_ANSWER_OF}"
 _UNANSWERED: Final = (
     " FROM ftQueueItem AS i WHERE i.queue_no = :queue_no AND i.ftQueueRow >"
     " coalesce((SELECT ftCurrentRow FROM ftQueue WHERE queue_no = :queue_no), 0)"
-    " AND NOT EXISTS (SELECT 1 FROM ftQueueItemAnswer AS a"
-    " WHERE a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow)"
+    " AND NOT EXISTS (SELECT 1 FROM ftQueueItemAnswer AS a WHERE a.id = i.id)"
 )
 
 
@@ -85,15 +94,13 @@ def _by_time(columns: str, source: str, queue: str, prefix: str = "") -> str:
 
 
 # The index is named because the planner, knowing no statistics, might sort a whole queue for every page.
-_ANSWERED_BY_TIME: Final = _by_time(
-    f"{_ITEM}, {_ANSWER}",
+_BY_TIME: Final = (
     "ftQueueItemAnswer AS a INDEXED BY ftQueueItemAnswer_TimeStamp CROSS JOIN ftQueueItem AS i"
-    " ON i.queue_no = a.queue_no AND i.ftQueueRow = a.ftQueueRow",
-    "queue_no",
-    "a.",
+    " ON i.id = a.id AND i.queue_no = a.queue_no"
 )
+_ANSWERED_BY_TIME: Final = _by_time(f"{_ITEM}, {_ANSWER}", _BY_TIME, "queue_no", "a.")
 _RECEIPTS_BY_TIME: Final = _by_time(
-    _fields(ReceiptRow), "ftReceiptJournal INDEXED BY ftReceiptJournal_TimeStamp", "queue_no"
+    _RECEIPT, f"{_BY_TIME} AND a.ftReceiptNumber IS NOT NULL", "queue_no", "a."
 )
 _ACTIONS_BY_TIME: Final = _by_time(
     _fields(ActionRow), "ftActionJournal INDEXED BY ftActionJournal_TimeStamp", "ftQueueId"
@@ -101,10 +108,12 @@ _ACTIONS_BY_TIME: Final = _by_time(
 
 
 def _stored_item(columns: Sequence[Any]) -> StoredItem:
-    answer = columns[_ITEM_WIDTH:]
-    return StoredItem(
-        QueueItemRow._make(columns[:_ITEM_WIDTH]), AnswerRow._make(answer) if answer[0] is not None else None
-    )
+    item = QueueItemRow._make(columns[:_ITEM_WIDTH])
+    if columns[_ITEM_WIDTH] is None:
+        return StoredItem(item, None)
+    number = columns[_STORED_WIDTH]
+    receipt = None if number is None else Receipt._make(columns[_STORED_WIDTH:])
+    return StoredItem(item, AnswerRow._make((*columns[_ITEM_WIDTH:_STORED_WIDTH], receipt)))
 
 
 class _Range(NamedTuple):
@@ -120,6 +129,18 @@ class _Range(NamedTuple):
             return cls(from_ticks, to_ticks, _MAX_INTEGER)
         limit = -to_ticks if to_ticks < 0 else _MAX_INTEGER
         return cls(from_ticks, _MAX_INTEGER, min(limit, _MAX_INTEGER))
+
+
+class _Moment(NamedTuple):
+    """What a journal held when its iterator was made: entries up to ``last_id``, except the answers of
+    items that had none then, given as (TimeStamp, id) and in this order."""
+
+    last_id: int
+    unanswered: list[tuple[int, int]]
+
+    @property
+    def unanswered_ids(self) -> frozenset[int]:
+        return frozenset(item_id for _, item_id in self.unanswered)
 
 
 class SqliteStore:
@@ -207,7 +228,7 @@ class SqliteStore:
 
     def item(self, queue_item_id: str) -> StoredItem | None:
         """The item with this ftQueueItemId, None if there is none."""
-        rows = self._query(f"{_STORED} WHERE i.ftQueueItemId = ?", (queue_item_id,))
+        rows = self._query(f"SELECT {_STORED} WHERE i.ftQueueItemId = ?", (queue_item_id,))
         return _stored_item(rows[0]) if rows else None
 
     def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
@@ -227,7 +248,7 @@ class SqliteStore:
         """
         sql = (
             f"SELECT {_ITEM}, {_ANSWER} FROM ftQueueItem AS i INDEXED BY ftQueueItem_reference"
-            " JOIN ftQueueItemAnswer AS a ON a.queue_no = i.queue_no AND a.ftQueueRow = i.ftQueueRow"
+            f" JOIN {_ANSWER_OF}"
             " WHERE i.queue_no = ? AND i.cbReceiptReference = ? AND (? OR i.cbTerminalID = ?)"
             " ORDER BY i.id DESC LIMIT ?"
         )
@@ -239,59 +260,41 @@ class SqliteStore:
 
         The TimeStamp of an item is that of its answer, of the item itself while it has none.
         ``to_ticks`` > 0: from <= TimeStamp <= to; 0: from <= TimeStamp; < 0: the first ``-to_ticks`` items
-        with from <= TimeStamp. Equal ones come in the order in which they were stored.
+        with from <= TimeStamp. Equal ones come in the order of their rows.
         """
         span = _Range.of(from_ticks, to_ticks)
-        # One statement, hence one moment: the last answer, and beside it the items that had none then.
-        rows = self._query(
-            "SELECT i.TimeStamp, i.id, (SELECT max(id) FROM ftQueueItemAnswer)"
-            f"{_UNANSWERED} UNION ALL SELECT NULL, NULL, (SELECT max(id) FROM ftQueueItemAnswer)",
-            {"queue_no": queue_no},
-        )
-        last_answer = rows[0][2] or 0
-        unanswered = sorted(
-            row[:2] for row in rows if row[1] is not None and span.first <= row[0] <= span.last
-        )
-        answered = self._pages_by_time(_ANSWERED_BY_TIME, queue_no, span, last_answer)
-        return islice(self._merge(answered, unanswered), span.limit)
+        now = self._moment(queue_no)
+        answered = self._pages_by_time(_ANSWERED_BY_TIME, queue_no, span, now)
+        return islice(self._merge(answered, now.unanswered, span), span.limit)
 
     def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
         """The items present when this was called, by ftQueueRow, in constant memory."""
-        rows = self._query("SELECT max(ftQueueRow) FROM ftQueueItem WHERE queue_no = ?", (queue_no,))
-        sql = (
-            f"{_STORED} WHERE i.queue_no = ? AND i.ftQueueRow > ? AND i.ftQueueRow <= ?"
-            " ORDER BY i.ftQueueRow LIMIT ?"
-        )
-        return map(_stored_item, self._pages_by_number(sql, queue_no, rows[0][0] or 0))
+        pages = self._pages_by_row(_STORED, queue_no, self._moment(queue_no).last_id)
+        return (_stored_item(row[2:]) for row in pages)
 
     # Journals
 
     def iter_receipts(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ReceiptRow]:
         """Receipt journal by TimeStamp; ranges, order and snapshot as in :meth:`iter_items`."""
         span = _Range.of(from_ticks, to_ticks)
-        last = self._last_id("ftReceiptJournal")
-        return (
-            ReceiptRow._make(row[2:]) for row in self._pages_by_time(_RECEIPTS_BY_TIME, queue_no, span, last)
-        )
+        now = self._moment(queue_no)
+        pages = self._pages_by_time(_RECEIPTS_BY_TIME, queue_no, span, now)
+        return (ReceiptRow._make(row[2:]) for row in islice(pages, span.limit))
 
     def iter_receipts_by_number(self, queue_no: int) -> Iterator[ReceiptRow]:
-        """Receipt journal by ftReceiptNumber, as it was when this was called."""
-        rows = self._query(
-            "SELECT max(ftReceiptNumber) FROM ftReceiptJournal WHERE queue_no = ?", (queue_no,)
-        )
-        sql = (
-            f"SELECT {_fields(ReceiptRow)} FROM ftReceiptJournal WHERE queue_no = ? AND ftReceiptNumber > ?"
-            " AND ftReceiptNumber <= ? ORDER BY ftReceiptNumber LIMIT ?"
-        )
-        return map(ReceiptRow._make, self._pages_by_number(sql, queue_no, rows[0][0] or 0))
+        """Receipt journal in the order of the rows, hence of the numbers, as it was when this was called."""
+        now = self._moment(queue_no)
+        sql = f"{_RECEIPT} FROM ftQueueItem AS i JOIN {_ANSWER_OF} AND a.ftReceiptNumber IS NOT NULL"
+        pages = self._pages_by_row(sql, queue_no, now.last_id)
+        late = now.unanswered_ids
+        return (ReceiptRow._make(row[2:]) for row in pages if row[1] not in late)
 
     def iter_actions(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ActionRow]:
         """Action journal by TimeStamp; ranges, order and snapshot as in :meth:`iter_items`."""
         span = _Range.of(from_ticks, to_ticks)
-        last = self._last_id("ftActionJournal")
-        return (
-            ActionRow._make(row[2:]) for row in self._pages_by_time(_ACTIONS_BY_TIME, queue_id, span, last)
-        )
+        now = _Moment(self._query("SELECT max(id) FROM ftActionJournal")[0][0] or 0, [])
+        pages = self._pages_by_time(_ACTIONS_BY_TIME, queue_id, span, now)
+        return (ActionRow._make(row[2:]) for row in islice(pages, span.limit))
 
     def last_action(self, queue_id: str, *types: str) -> ActionRow | None:
         """The action journal entry of one of these Types that was stored last, None if there is none.
@@ -317,14 +320,19 @@ class SqliteStore:
     def _rows(self, row: Any, from_where: str, values: Sequence[Any] = ()) -> list[Any]:
         return [row._make(found) for found in self._query(f"SELECT {_fields(row)} FROM {from_where}", values)]
 
-    def _last_id(self, table: str) -> int:
-        return self._query(f"SELECT max(id) FROM {table}")[0][0] or 0
+    def _moment(self, queue_no: int) -> _Moment:
+        # One statement, hence one moment. The last row is there for the queue that has no item.
+        *rows, last = self._query(
+            f"SELECT i.TimeStamp, i.id{_UNANSWERED} UNION ALL SELECT NULL, max(id) FROM ftQueueItem",
+            {"queue_no": queue_no},
+        )
+        return _Moment(last[1] or 0, sorted(rows))
 
     def _merge(
-        self, answered: Iterator[tuple[Any, ...]], unanswered: list[tuple[int, int]]
+        self, answered: Iterator[tuple[Any, ...]], unanswered: list[tuple[int, int]], span: _Range
     ) -> Iterator[StoredItem]:
         """Weave the few (TimeStamp, id) of ``unanswered`` into the rows of ``_ANSWERED_BY_TIME``."""
-        waiting = deque(unanswered)
+        waiting = deque(each for each in unanswered if span.first <= each[0] <= span.last)
         for row in answered:
             while waiting and waiting[0][0] < row[0]:
                 yield self._unanswered(waiting.popleft()[1])
@@ -338,29 +346,34 @@ class SqliteStore:
         return StoredItem(QueueItemRow._make(rows[0]), None)
 
     def _pages_by_time(
-        self, sql: str, queue: int | str, span: _Range, last_id: int
+        self, sql: str, queue: int | str, span: _Range, now: _Moment
     ) -> Iterator[tuple[Any, ...]]:
-        """Rows of ``sql``, which begin with TimeStamp and id, up to ``last_id``."""
+        """Rows of ``sql``, which begin with TimeStamp and id, that were there ``now``."""
         after = (span.first, -1)
-        left = span.limit
-        while left > 0:
-            limit = min(PAGE_ROWS, left)
-            rows = self._query(sql, (queue, last_id, span.last, *after, limit))
-            yield from rows
+        late = now.unanswered_ids
+        limit = min(PAGE_ROWS, span.limit + len(late))
+        while True:
+            rows = self._query(sql, (queue, now.last_id, span.last, *after, limit))
+            for row in rows:
+                if row[1] not in late:
+                    yield row
             if len(rows) < limit:
                 return
-            left -= limit
             after = rows[-1][:2]
 
-    def _pages_by_number(self, sql: str, queue_no: int, last: int) -> Iterator[tuple[Any, ...]]:
-        """Rows of ``sql``, whose second column is the number they are ordered by, up to ``last``."""
+    def _pages_by_row(self, sql: str, queue_no: int, last_id: int) -> Iterator[tuple[Any, ...]]:
+        """What ``sql`` selects, in row order up to item ``last_id``, after the ftQueueRow and id of its item."""
+        sql = (
+            f"SELECT i.ftQueueRow, i.id, {sql} WHERE i.queue_no = ? AND i.ftQueueRow > ? AND +i.id <= ?"
+            " ORDER BY i.ftQueueRow LIMIT ?"
+        )
         after = -1
         while True:
-            rows = self._query(sql, (queue_no, after, last, PAGE_ROWS))
+            rows = self._query(sql, (queue_no, after, last_id, PAGE_ROWS))
             yield from rows
             if len(rows) < PAGE_ROWS:
                 return
-            after = rows[-1][1]
+            after = rows[-1][0]
 
     def _query(self, sql: str, values: Any = ()) -> list[tuple[Any, ...]]:
         """All rows of one statement on a read connection, which sees one moment of the store."""
@@ -393,6 +406,7 @@ class SqliteStore:
         connection = self._connect(
             "mode=rwc",
             (
+                f"page_size = {PAGE_BYTES}",
                 "temp_store = MEMORY",
                 f"cache_size = -{CACHE_KIB}",
                 # Journals are never deleted and hold no secrets from each other.

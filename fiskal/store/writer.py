@@ -23,7 +23,7 @@ from fiskal.store.interface import (
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
-    ReceiptRow,
+    Receipt,
     ScuRow,
 )
 
@@ -70,22 +70,43 @@ def store_error(error: Exception, path: str, doing: str) -> StoreError:
 
 
 class _Kind(NamedTuple):
-    """Statements of one kind: ``head``, then one ``row`` of placeholders for each row, then ``tail``."""
+    """Statements of one kind: ``head``, then ``row`` for each row, then ``tail``.
+
+    ``{0}`` in ``row`` is the first of its ``width`` values.
+    """
 
     head: str
     row: str
+    width: int
     tail: str = ""
+
+
+def _values(*indexes: int) -> str:
+    return ", ".join(f"{{{index}}}" for index in indexes)
 
 
 def _insert(table: str, row: Any, *, verb: str = "INSERT", tail: str = "") -> _Kind:
     columns = row._fields
+    width = len(columns)
+    head = f"{verb} INTO {table} ({', '.join(columns)}) VALUES "
+    return _Kind(head, f"({_values(*range(width))})", width, tail)
+
+
+def _insert_answer() -> _Kind:
+    """An answer takes the id of its item; without one it takes 0, which the table refuses."""
+    columns = (*AnswerRow._fields[2:-1], *Receipt._fields)
+    item = "SELECT id FROM ftQueueItem WHERE queue_no = {0} AND ftQueueRow = {1}"
+    width = 2 + len(columns)
     return _Kind(
-        f"{verb} INTO {table} ({', '.join(columns)}) VALUES ", f"({', '.join('?' * len(columns))})", tail
+        f"INSERT INTO ftQueueItemAnswer (id, queue_no, {', '.join(columns)}) VALUES ",
+        f"(coalesce(({item}), 0), {_values(0, *range(2, width))})",
+        width,
     )
 
 
 def _delete(table: str) -> _Kind:
-    return _Kind(f"DELETE FROM {table} WHERE (queue_no, cbReceiptReference) IN (VALUES ", "(?, ?)", ")")
+    head = f"DELETE FROM {table} WHERE (queue_no, cbReceiptReference) IN (VALUES "
+    return _Kind(head, f"({_values(0, 1)})", 2, ")")
 
 
 def _replace_queue() -> _Kind:
@@ -99,13 +120,10 @@ def _replace_queue() -> _Kind:
     return _insert("ftQueue", QueueRow, tail=tail)
 
 
-_APPENDED: Final = (
-    ("items", _insert("ftQueueItem", QueueItemRow)),
-    ("answers", _insert("ftQueueItemAnswer", AnswerRow)),
-    ("receipts", _insert("ftReceiptJournal", ReceiptRow)),
-    ("actions", _insert("ftActionJournal", ActionRow)),
-)
-"""Rows that are only ever added: the list of a change that has them, and how they are stored."""
+_ITEMS: Final = _insert("ftQueueItem", QueueItemRow)
+_ANSWERS: Final = _insert_answer()
+_ACTIONS: Final = _insert("ftActionJournal", ActionRow)
+_NO_RECEIPT: Final = (None,) * len(Receipt._fields)
 
 _REPLACED: Final = (
     ("queues", _replace_queue()),
@@ -115,7 +133,7 @@ _REPLACED: Final = (
 """Rows with one key, their first column; of several in a batch the last one counts."""
 
 _TRANSACTIONS: Final = tuple(
-    (name, _delete(table), _insert(table, row, verb="INSERT OR REPLACE"))
+    (name, f"{name}_removed", _delete(table), _insert(table, row, verb="INSERT OR REPLACE"))
     for name, table, row in (
         ("open_transactions", "OpenTransaction", OpenTransactionRow),
         ("failed_starts", "FailedStartTransaction", FailedTransactionRow),
@@ -127,7 +145,9 @@ _TRANSACTIONS: Final = tuple(
 
 @lru_cache(maxsize=1024)
 def _sql(kind: _Kind, rows: int) -> str:
-    return f"{kind.head}{', '.join([kind.row] * rows)}{kind.tail}"
+    names = [f"?{number}" for number in range(1, rows * kind.width + 1)]
+    each = (kind.row.format(*names[start : start + kind.width]) for start in range(0, len(names), kind.width))
+    return f"{kind.head}{', '.join(each)}{kind.tail}"
 
 
 Statement = tuple[str, list[Any]]
@@ -139,21 +159,29 @@ def _statements(kind: _Kind, rows: Sequence[Sequence[Any]]) -> Iterator[Statemen
         yield _sql(kind, len(part)), [value for row in part for value in row]
 
 
+def _gather(changes: Sequence[Change], name: str) -> list[Any]:
+    if len(changes) == 1:
+        return list(getattr(changes[0], name))
+    return [row for change in changes for row in getattr(change, name)]
+
+
 def _plan(changes: Sequence[Change]) -> list[Statement]:
     """The statements that store ``changes`` as if one after the other."""
     plan: list[Statement] = []
-    for name, kind in _APPENDED:
-        rows = [row for change in changes for row in getattr(change, name)]
-        if rows:
-            plan += _statements(kind, rows)
+    if rows := _gather(changes, "items"):
+        plan += _statements(_ITEMS, rows)
+    if rows := _gather(changes, "answers"):
+        plan += _statements(_ANSWERS, [row[:-1] + (row.receipt or _NO_RECEIPT) for row in rows])
+    if rows := _gather(changes, "actions"):
+        plan += _statements(_ACTIONS, rows)
     for name, kind in _REPLACED:
-        last = {row[0]: row for change in changes for row in getattr(change, name)}
-        if last:
+        if rows := _gather(changes, name):
+            last = {row[0]: row for row in rows}
             plan += _statements(kind, list(last.values()))
-    for name, delete, insert in _TRANSACTIONS:
+    for name, removed, delete, insert in _TRANSACTIONS:
         final: dict[tuple[int, str], Any] = {}
         for change in changes:
-            for key in getattr(change, f"{name}_removed"):
+            for key in getattr(change, removed):
                 final[key] = None
             for row in getattr(change, name):
                 final[row[:2]] = row

@@ -25,14 +25,18 @@ PROTECTED = {
         "cbReceiptReference",
         "request",
         "requestHash",
+        "ftQueueItemId",
+        "queue_no",
     ),
-    "ftQueueItemAnswer": ("ftQueueRow", "response", "responseHash"),
-    "ftReceiptJournal": (
+    "ftQueueItemAnswer": (
+        "id",
+        "queue_no",
+        "response",
+        "responseHash",
         "ftReceiptNumber",
         "ftReceiptJournalId",
         "ftReceiptMoment",
         "ftReceiptTotal",
-        "ftQueueItemId",
         "ftReceiptHash",
     ),
     "ftQueue": ("ftCurrentRow", "ftReceiptNumerator", "ftReceiptTotalizer", "ftReceiptHash"),
@@ -127,13 +131,14 @@ def test_one_changed_byte_is_found(
         try:
             report = check(journal)
         finally:
-            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+            now = changed if column == "id" else row
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, now))
     finally:
         connection.close()
     assert not report.ok, (table, column, row, value, changed)
 
 
-@pytest.mark.parametrize("table", ["ftQueueItem", "ftQueueItemAnswer", "ftReceiptJournal"])
+@pytest.mark.parametrize("table", ["ftQueueItem", "ftQueueItemAnswer"])
 def test_a_missing_row_is_found(journal: tuple[Path, str], table: str, tmp_path: Path) -> None:
     copy = tmp_path / STORE_NAME
     source = sqlite3.connect(journal[0])
@@ -146,6 +151,30 @@ def test_a_missing_row_is_found(journal: tuple[Path, str], table: str, tmp_path:
     target.close()
     report = check((copy, journal[1]))
     assert not report.ok
+
+
+def test_a_receipt_that_is_taken_away_or_given_to_an_error_is_found(
+    journal: tuple[Path, str], tmp_path: Path
+) -> None:
+    columns = ["ftReceiptNumber", "ftReceiptJournalId", "ftReceiptMoment", "ftReceiptTotal", "ftReceiptHash"]
+    nothing = ", ".join(f"{name} = NULL" for name in columns)
+    error, last = (
+        "ftReceiptNumber IS NULL",
+        "ftReceiptNumber = (SELECT max(ftReceiptNumber) FROM ftReceiptJournal)",
+    )
+    gift = ", ".join(f"{name} = (SELECT {name} FROM ftReceiptJournal WHERE {last})" for name in columns)
+    for change_, where, what in (
+        (nothing, last, "was answered without error, but has no receipt journal entry"),
+        (gift, error, "was answered with an error, but has a receipt journal entry"),
+    ):
+        copy = tmp_path / STORE_NAME
+        source, target = sqlite3.connect(journal[0]), sqlite3.connect(copy)
+        source.backup(target)
+        source.close()
+        assert target.execute(f"UPDATE ftQueueItemAnswer SET {change_} WHERE {where}").rowcount == 1
+        target.commit()
+        target.close()
+        assert what in [problem.what for problem in check((copy, journal[1])).problems]
 
 
 def test_a_rewritten_response_with_fitting_hashes_is_found_by_its_signatures(
@@ -174,15 +203,11 @@ def test_a_rewritten_response_with_fitting_hashes_is_found_by_its_signatures(
         "UPDATE ftQueueItemAnswer SET response = ?, responseHash = ? WHERE rowid = ?", (forged, digest, row)
     )
     previous = b""
-    for number, journal_id, moment, item_id in target.execute(
-        "SELECT ftReceiptNumber, ftReceiptJournalId, ftReceiptMoment, ftQueueItemId FROM ftReceiptJournal"
+    for number, journal_id, moment, request_hash, response_hash in target.execute(
+        "SELECT ftReceiptNumber, ftReceiptJournalId, ftReceiptMoment, requestHash, responseHash"
+        " FROM ftQueueItem JOIN ftQueueItemAnswer USING (id) WHERE ftReceiptNumber NOTNULL"
         " ORDER BY ftReceiptNumber"
     ).fetchall():
-        (request_hash, response_hash) = target.execute(
-            "SELECT i.requestHash, a.responseHash FROM ftQueueItem i JOIN ftQueueItemAnswer a USING"
-            " (queue_no, ftQueueRow) WHERE i.ftQueueItemId = ?",
-            (item_id,),
-        ).fetchone()
         previous = hashlib.sha256(
             previous
             + uuid.UUID(journal_id).bytes_le
@@ -193,7 +218,7 @@ def test_a_rewritten_response_with_fitting_hashes_is_found_by_its_signatures(
         ).digest()
         last = base64.b64encode(previous).decode()
         target.execute(
-            "UPDATE ftReceiptJournal SET ftReceiptHash = ? WHERE ftReceiptNumber = ?", (last, number)
+            "UPDATE ftQueueItemAnswer SET ftReceiptHash = ? WHERE ftReceiptNumber = ?", (last, number)
         )
     target.execute("UPDATE ftQueue SET ftReceiptHash = ?", (last,))
     target.commit()

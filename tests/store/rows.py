@@ -13,6 +13,7 @@ from fiskal.store import (
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
+    Receipt,
     ReceiptRow,
     ScuRow,
 )
@@ -75,25 +76,44 @@ def item(no: int = 1, row: int = 1, **changes: object) -> QueueItemRow:
     return made._replace(**changes)  # type: ignore[arg-type]
 
 
-def answer(no: int = 1, row: int = 1, **changes: object) -> AnswerRow:
+def error_answer(no: int = 1, row: int = 1, **changes: object) -> AnswerRow:
     made = AnswerRow(
-        no, row, START + row, START + row + 2, '{"ok":"ß"}', "r" * 44, START + 10 * row + 5, f"S{row}:1:2"
-    )
-    return made._replace(**changes)  # type: ignore[arg-type]
-
-
-def receipt(no: int = 1, number: int = 1, **changes: object) -> ReceiptRow:
-    made = ReceiptRow(
         no,
-        number,
-        guid("receipt", no, number),
-        START + number,
-        "0.10000",
-        guid("item", no, number),
-        "c" * 44,
-        START + 10 * number + 5,
+        row,
+        START + row,
+        START + row + 2,
+        '{"ok":"ß"}',
+        "r" * 44,
+        START + 10 * row + 5,
+        f"S{row}:1:2",
+        None,
     )
     return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def receipt(no: int = 1, number: int = 1, **changes: object) -> Receipt:
+    made = Receipt(number, guid("receipt", no, number), START + number, "0.10000", "c" * 44)
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def answer(no: int = 1, row: int = 1, **changes: object) -> AnswerRow:
+    return error_answer(no, row, **{"receipt": receipt(no, row), **changes})
+
+
+def receipt_row(answered: AnswerRow) -> ReceiptRow:
+    """The entry in the receipt journal that ``answered`` stands for."""
+    made = answered.receipt
+    assert made is not None
+    return ReceiptRow(
+        answered.queue_no,
+        made.ftReceiptNumber,
+        made.ftReceiptJournalId,
+        made.ftReceiptMoment,
+        made.ftReceiptTotal,
+        guid("item", answered.queue_no, answered.ftQueueRow),
+        made.ftReceiptHash,
+        answered.TimeStamp,
+    )
 
 
 def action(no: int = 1, number: int = 1, **changes: object) -> ActionRow:
@@ -142,4 +162,4 @@ def accepted(no: int, row: int) -> Change:
 
 def completed(no: int, row: int) -> Change:
     """T2 of one receipt."""
-    return change(answers=[answer(no, row)], receipts=[receipt(no, row)], queues=[queue(no, row)])
+    return change(answers=[answer(no, row)], queues=[queue(no, row)])

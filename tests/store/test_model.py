@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from rows import (
     START,
     action,
-    answer,
     change,
+    error_answer,
     failed,
     guid,
     item,
@@ -22,6 +22,7 @@ from rows import (
     open_transaction,
     queue,
     receipt,
+    receipt_row,
     scu,
 )
 
@@ -64,18 +65,23 @@ class StoreMachine(RuleBasedStateMachine):
         self.items[no, current + 1] = row
         self.queues[no] = state
 
-    @rule(no=QUEUES, stamp=STAMPS, total=st.decimals(allow_nan=False, allow_infinity=False, places=5))
+    @rule(
+        no=QUEUES,
+        stamp=STAMPS,
+        total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=5),
+    )
     def complete(self, no: int, stamp: int, total: object) -> None:
         number = sum(1 for key in self.items if key[0] == no)
         if not number or (no, number) in self.answers:
             return
-        done = answer(no, number, TimeStamp=stamp)
-        paid = receipt(no, number, TimeStamp=stamp, ftReceiptTotal=str(total))
+        paid = None if total is None else receipt(no, number, ftReceiptTotal=str(total))
+        done = error_answer(no, number, TimeStamp=stamp, receipt=paid)
         event = action(no, len(self.actions), TimeStamp=stamp)
         state = queue(no, number, ftReceiptTotalizer=str(total))
-        self.store.commit(change(answers=[done], receipts=[paid], actions=[event], queues=[state]))
+        self.store.commit(change(answers=[done], actions=[event], queues=[state]))
         self.answers[no, number] = done
-        self.receipts[no, number] = paid
+        if paid is not None:
+            self.receipts[no, number] = receipt_row(done)
         self.actions.append(event)
         self.queues[no] = state
 

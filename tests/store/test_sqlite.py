@@ -14,17 +14,19 @@ from rows import (
     answer,
     change,
     completed,
+    error_answer,
     failed,
     guid,
     item,
     open_transaction,
     queue,
     receipt,
+    receipt_row,
     scu,
 )
 
 from fiskal.errors import StoreError
-from fiskal.store import Change, NullStore, SqliteStore, Store, StoredItem, open_store
+from fiskal.store import Change, NullStore, Receipt, SqliteStore, Store, StoredItem, open_store
 
 
 def test_every_row_type_survives_reopening(path: Path) -> None:
@@ -36,7 +38,6 @@ def test_every_row_type_survives_reopening(path: Path) -> None:
                     item(1, 2, cbTerminalID=None, cbReceiptReference=None, request_raw_sha256=None),
                 ],
                 answers=[answer(1, 1)],
-                receipts=[receipt()],
                 queues=[queue(1), queue(2, ftReceiptHash=None, StartMoment=None)],
                 actions=[action(), action(number=2, Type=None, DataJson=None, DataBase64="YQ==")],
                 open_transactions=[open_transaction(), open_transaction(reference="")],
@@ -54,7 +55,7 @@ def test_every_row_type_survives_reopening(path: Path) -> None:
         assert store.item(guid("item", 1, 2)) == StoredItem(second, None)
         assert store.item("unknown") is None
         assert store.unanswered_items(1) == [second]
-        assert list(store.iter_receipts(1)) == [receipt()]
+        assert list(store.iter_receipts(1)) == [receipt_row(answer(1, 1))]
         assert list(store.iter_actions(guid("queue", 1))) == [
             action(),
             action(number=2, Type=None, DataJson=None, DataBase64="YQ=="),
@@ -96,6 +97,15 @@ def test_an_empty_change_is_fine(store: SqliteStore) -> None:
     "bad",
     [
         change(answers=[answer(1, 1)]),
+        change(answers=[error_answer(1, 1)]),
+        change(answers=[answer(1, 2)]),
+        change(answers=[answer(2, 1)]),
+        change(items=[item(1, 2)], answers=[answer(1, 2), answer(1, 2)]),
+        change(items=[item(1, 2)], answers=[answer(1, 2, response=None)]),
+        *(
+            change(items=[item(1, 2)], answers=[answer(1, 2, receipt=receipt()._replace(**{name: None}))])
+            for name in Receipt._fields
+        ),
         change(items=[item(1, 1, ftQueueItemId="another")]),
         change(items=[item(1, 77)]),
         change(items=[item(1, 2, request=None)]),
@@ -107,7 +117,7 @@ def test_an_empty_change_is_fine(store: SqliteStore) -> None:
         change(items=[7]),
         change(queues=[queue(1, ftQueueId=guid("queue", 2))]),
         change(queues=[queue(2, ftQueueId=guid("queue", 1))]),
-        change(queues=[queue(3)], receipts=[receipt(1, 1)]),
+        change(queues=[queue(3)], answers=[answer(1, 1)]),
     ],
 )
 def test_a_bad_change_is_refused_and_leaves_nothing(store: SqliteStore, bad: Change) -> None:
@@ -146,7 +156,7 @@ def test_ranges_run_on_the_timestamp(store: SqliteStore) -> None:
 
 
 def completed_of_another_queue(row: int) -> Change:
-    return change(items=[item(2, row)], answers=[answer(2, row)], receipts=[receipt(2, row)])
+    return change(items=[item(2, row)], answers=[answer(2, row)])
 
 
 def test_unanswered_items_stand_among_the_answered_by_their_own_timestamp(store: SqliteStore) -> None:
@@ -158,11 +168,43 @@ def test_unanswered_items_stand_among_the_answered_by_their_own_timestamp(store:
     assert store.unanswered_items(1) == [item(1, 2, TimeStamp=START + 1)]
 
 
-def test_equal_timestamps_keep_the_order_of_storing(store: SqliteStore) -> None:
+def test_equal_timestamps_keep_the_order_of_rows(store: SqliteStore) -> None:
     rows = range(1, 251)
     store.commit(change(items=[item(1, row) for row in rows], queues=[queue(1, 250)]))
-    store.commit(change(answers=[answer(1, row, TimeStamp=START) for row in rows]))
+    store.commit(change(answers=[answer(1, row, TimeStamp=START) for row in reversed(rows)]))
     assert [stored.item.ftQueueRow for stored in store.iter_items(1)] == list(rows)
+    assert [found.ftReceiptNumber for found in store.iter_receipts(1)] == list(rows)
+
+
+def test_an_error_answer_has_no_receipt(store: SqliteStore, path: Path) -> None:
+    store.commit(change(items=[item(1, row) for row in range(1, 501)], queues=[queue(1, 500)]))
+    answers = [answer(1, row) if row % 7 == 3 else error_answer(1, row) for row in range(1, 501)]
+    store.commit(change(answers=answers))
+    paid = [receipt_row(found) for found in answers if found.receipt]
+    assert [stored.answer for stored in store.iter_items(1)] == answers
+    assert [stored.answer for stored in store.iter_items_by_row(1)] == answers
+    assert list(store.iter_receipts(1)) == list(store.iter_receipts_by_number(1)) == paid
+    assert list(store.iter_receipts(1, 0, -3)) == paid[:3]
+    assert list(store.iter_receipts(1, paid[5].TimeStamp, paid[8].TimeStamp)) == paid[5:9]
+    with sqlite3.connect(path) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM ftReceiptJournal").fetchone()
+    connection.close()
+    assert count == len(paid)
+
+
+def test_queues_may_answer_in_another_order_than_they_accept(store: SqliteStore) -> None:
+    store.commit(change(items=[item(1, 1)]))
+    store.commit(change(items=[item(2, 1), item(3, 1)]))
+    store.commit(completed(2, 1))
+    items, receipts = store.iter_items(1), store.iter_receipts(1)
+    others = store.iter_receipts_by_number(1), store.iter_receipts(3, 0, -1)
+    store.commit(completed(1, 1))
+    store.commit(completed(3, 1))
+    store.commit(accepted(1, 2))
+    assert list(items) == [StoredItem(item(1, 1), None)]
+    assert list(receipts) == list(others[0]) == list(others[1]) == []
+    for no in (1, 2, 3):
+        assert list(store.iter_receipts(no)) == [receipt_row(answer(no, 1))]
 
 
 def test_items_by_reference_are_answered_and_newest_first(store: SqliteStore) -> None:
@@ -184,7 +226,6 @@ def test_iterators_show_the_moment_of_their_call(store: SqliteStore) -> None:
     for row in range(1, 301):
         store.commit(change(items=[item(1, row)]))
     store.commit(change(answers=[answer(1, row) for row in range(1, 300)], queues=[queue(1, 299)]))
-    store.commit(change(receipts=[receipt(1, number) for number in range(1, 300)]))
     items, by_row = store.iter_items(1), store.iter_items_by_row(1)
     receipts, by_number = store.iter_receipts(1), store.iter_receipts_by_number(1)
     before = [next(items), next(by_row), next(receipts), next(by_number)]
@@ -192,7 +233,6 @@ def test_iterators_show_the_moment_of_their_call(store: SqliteStore) -> None:
     store.commit(completed(1, 300))
     # A clock that stepped back puts the new rows before those the iterators show next.
     store.commit(change(items=[item(1, 301)], answers=[answer(1, 301, TimeStamp=START + 1200)]))
-    store.commit(change(receipts=[receipt(1, 301, TimeStamp=START + 1200)]))
     rest = list(items)
     assert [stored.item.ftQueueRow for stored in rest] == list(range(2, 301))
     assert rest[-1].answer is None
@@ -208,13 +248,17 @@ def test_iterators_need_constant_memory(store: SqliteStore) -> None:
             change(
                 items=[item(1, row) for row in rows],
                 answers=[answer(1, row) for row in rows],
-                receipts=[receipt(1, row) for row in rows],
                 queues=[queue(1, rows[-1])],
             )
         )
     tracemalloc.start()
     try:
-        for rows_of in (store.iter_items, store.iter_items_by_row, store.iter_receipts):
+        for rows_of in (
+            store.iter_items,
+            store.iter_items_by_row,
+            store.iter_receipts,
+            store.iter_receipts_by_number,
+        ):
             tracemalloc.reset_peak()
             assert sum(1 for _ in rows_of(1)) == count
             assert tracemalloc.get_traced_memory()[1] < 2_000_000
@@ -236,6 +280,22 @@ def test_the_view_shows_the_columns_of_the_reference(store: SqliteStore, path: P
     )
     assert rows[0][1] == guid("queue", 1)
     assert [row[names.index("TimeStamp")] for row in rows] == [answer(1, 1).TimeStamp, item(1, 2).TimeStamp]
+
+
+def test_the_view_of_the_receipts_shows_the_columns_of_the_reference(store: SqliteStore, path: Path) -> None:
+    store.commit(change(queues=[queue()], items=[item(1, 1), item(1, 2), item(1, 3)]))
+    store.commit(change(answers=[error_answer(1, 1), answer(1, 2)]))
+    with sqlite3.connect(path) as connection:
+        cursor = connection.execute("SELECT * FROM ftReceiptJournal")
+        names = [column[0] for column in cursor.description]
+        rows = cursor.fetchall()
+    connection.close()
+    assert " ".join(names) == (
+        "ftReceiptJournalId ftReceiptMoment ftReceiptNumber ftReceiptTotal ftQueueId ftQueueItemId"
+        " ftReceiptHash TimeStamp"
+    )
+    expected = {**receipt_row(answer(1, 2))._asdict(), "ftQueueId": guid("queue", 1)}
+    assert rows == [tuple(expected[name] for name in names)]
 
 
 def test_a_closed_store_refuses(path: Path) -> None:
