@@ -53,7 +53,7 @@ ELSEWHERE: Final[dict[str, str]] = {
     "init_ftQueueDE": "list the queues under 'queues' at the top",
     "init_ftSignaturCreationUnitDE": "list the SCUs under 'scus' at the top",
 }
-"""Keys of the reference that have no place in the settings of a queue, and what to do instead."""
+"""Keys of the reference that have no place in the file, and what to do instead."""
 
 _TAR_MODES: Final = ("none", "all", "erased")
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
@@ -78,6 +78,7 @@ def letters(key: str) -> str:
 _PENDING = {letters(key): (key, pending) for key, pending in PENDING.items()}
 _ELSEWHERE = {letters(key): (key, advice) for key, advice in ELSEWHERE.items()}
 _LEGACY_TAR = "EnableTarFileExport"
+_SETTINGS = {letters(name) for name in (*QueueSettings.__struct_fields__, *PENDING, _LEGACY_TAR)}
 
 
 def _read(data: Any, type_: Any, where: str, free: frozenset[str]) -> Any:
@@ -103,7 +104,8 @@ def _read_struct(data: Any, struct: type[msgspec.Struct], where: str, free: froz
     for key, value in data.items():
         field = fields.get(letters(key))
         if field is None:
-            raise ConfigurationError(_unknown(key, where, [each.encode_name for each in fields.values()]))
+            names = [each.encode_name for each in fields.values()]
+            raise ConfigurationError(_unknown(key, where, names, settings=struct is QueueSettings))
         name = field.encode_name
         if name in result:
             raise ConfigurationError(f"{where}: {name!r} is given twice, the second time as {key!r}")
@@ -111,8 +113,12 @@ def _read_struct(data: Any, struct: type[msgspec.Struct], where: str, free: froz
     return result
 
 
-def _unknown(key: str, where: str, known: list[str]) -> str:
-    spelled = {letters(name): name for name in known}
+def _unknown(key: str, where: str, known: list[str], *, settings: bool) -> str:
+    if letters(key) in _ELSEWHERE:
+        return f"{where}: {key!r} is no key of this file: {_ELSEWHERE[letters(key)][1]}"
+    if letters(key) in _SETTINGS:
+        return f"{where}: {key!r} belongs into the 'settings' of a queue"
+    spelled = {letters(name): name for name in (*known, *(PENDING if settings else ()))}
     near = difflib.get_close_matches(letters(key), spelled, n=1, cutoff=0.5)
     if near:
         return f"{where}: the key {key!r} is unknown; did you mean {spelled[near[0]]!r}?"
@@ -142,8 +148,6 @@ def _settings(data: dict[str, Any], where: str) -> dict[str, Any]:
     rest = dict(data)
     _resolve_legacy_tar(rest, where)
     for key in list(rest):
-        if letters(key) in _ELSEWHERE:
-            raise ConfigurationError(f"{where}: {key!r} is no setting here: {_ELSEWHERE[letters(key)][1]}")
         if letters(key) in _PENDING:
             _check_pending(key, rest.pop(key), where)
     return rest

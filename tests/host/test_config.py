@@ -79,6 +79,7 @@ def test_settings_under_every_spelling(
             r"'flag_optional_signatures'\?",
         ),
         ({"scu_timeout": 5}, r"did you mean 'scu_timeout_ms'\?"),
+        ({"TarFileExportModes": "All"}, r"did you mean 'TarFileExportMode'\?"),
         ({"xyz": 5}, r"the key 'xyz' is unknown; there are close_open_tse"),
         ({"sandbox": True, "Sandbox": False}, r"'sandbox' is given twice, the second time as 'Sandbox'"),
         ({"sandbox": "perhaps"}, r"Expected `bool`, got `str` - at `\$\.queues\[0\]\.settings\.sandbox`"),
@@ -104,7 +105,7 @@ def test_settings_under_every_spelling(
         ({"scu-max-retries": "a few"}, "must be a whole number, not 'a few'"),
         (
             {"servicefolder": "/data"},
-            "'servicefolder' is no setting here: the data folder is given with --data",
+            "'servicefolder' is no key of this file: the data folder is given with --data",
         ),
         ({"init_masterData": {}}, "put it under 'master_data' at the top"),
     ],
@@ -161,6 +162,9 @@ def test_the_old_key_of_the_tar_export(tmp_path: Path, caplog: pytest.LogCapture
             r"mean 'Type'\?",
         ),
         ({"master_data": {"Account": {"TaxId": 5}}}, r"Expected `str \| null`, got `int`"),
+        ({"sandbox": True}, r"\$: 'sandbox' belongs into the 'settings' of a queue"),
+        ({"TarFileExportMode": "None"}, r"\$: 'TarFileExportMode' belongs into the 'settings' of a queue"),
+        ({"init_ftQueue": []}, "'init_ftQueue' is no key of this file: list the queues under 'queues'"),
         ({"version": 2}, "version 2 is not known"),
     ],
 )

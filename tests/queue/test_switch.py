@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+import fiskal
 from fiskal.errors import ConfigurationError, ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
+from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.queue.receipts.lifecycle import NotInitialized
 from fiskal.queue.settings import QueueSettings
@@ -550,10 +552,10 @@ def test_rows_of_a_lost_source_are_dropped_at_the_finish_with_a_journal_entry_ea
     assert shop.open_references() == []
     entries = shop.actions_of(DROPPED)
     assert [entry.Message for entry in entries] == [
-        f"Removed open transaction 2 from the database, which belongs to the former SCU {shop.scu_id}.",
-        f"Removed open transaction 3 from the database, which belongs to the former SCU {shop.scu_id}.",
-        f"Removed failed finish-transaction 3 from the database, which belongs to the former SCU {shop.scu_id}.",
-        f"Removed failed start-transaction 'C' from the database, which belongs to the former SCU {shop.scu_id}.",
+        f"Removed open transaction 2 from the database, which belongs to SCU {shop.scu_id}.",
+        f"Removed open transaction 3 from the database, which belongs to SCU {shop.scu_id}.",
+        f"Removed failed finish-transaction 3 from the database, which belongs to SCU {shop.scu_id}.",
+        f"Removed failed start-transaction 'C' from the database, which belongs to SCU {shop.scu_id}.",
     ]
     assert [json.loads(entry.DataJson)["cbReceiptReference"] for entry in entries] == ["A", "B", "B", "C"]
     assert {entry.Priority for entry in entries} == {-1}
@@ -561,6 +563,20 @@ def test_rows_of_a_lost_source_are_dropped_at_the_finish_with_a_journal_entry_ea
     zero = shop.send(0x02, "Z")
     assert len(zero["ftSignatures"]) == 16
     assert shop.target.calls.count("start_transaction") == starts + 1
+
+
+@pytest.mark.parametrize("force", [0, FORCE])
+def test_what_a_failed_finish_left_at_the_target_is_dropped_by_the_void(shop: SwitchShop, force: int) -> None:
+    shop.switching()
+    shop.target.fail_before("finish_transaction", DOWN)
+    with pytest.raises(Unreachable):
+        shop.finish()
+    assert shop.open_references() == ["SW-2"]
+    if force:
+        shop.tse.down = DOWN
+    shop.initiate(VOID | force)
+    assert shop.open_references() == []
+    assert len(shop.actions_of(DROPPED)) == 1
 
 
 def test_recovery_and_closings_touch_only_rows_of_the_current_scu(shop: SwitchShop) -> None:
@@ -668,6 +684,26 @@ def test_the_source_may_leave_the_configuration_after_the_switch(shop: SwitchSho
     shop.switching().finish()
     shop.reopen(lose_source)
     assert shop.sale()["ftState"] == DE
+
+
+def test_a_host_opens_the_target_when_it_is_needed(tmp_path: Path) -> None:
+    config = configs.new_config(client_id="POS-1")
+    two_scus(config)
+    configs.save(tmp_path, config)
+    target = tmp_path / "scu" / config.scus[1].id
+    for cases in ((0x03, DAILY, INITIATE), (0x01, FINISH, 0x01)):
+        with fiskal.open(tmp_path) as middleware:
+            for case in cases:
+                switching = case == 0x01 and not target.exists()
+                request = {
+                    "ftCashBoxID": config.cash_box_id,
+                    "cbReceiptReference": "R",
+                    "cbReceiptMoment": "2023-11-14T22:13:20Z",
+                    "ftReceiptCase": DE | 0x1_0000_0000 | case,
+                }
+                answer = json.loads(middleware.sign_json(json.dumps(request).encode()))
+                assert answer["ftState"] == (SWITCHING if switching else DE)
+    assert target.exists()
 
 
 def test_modes_of_the_configuration_are_stored_beside_what_is_known_of_the_tse(shop: SwitchShop) -> None:

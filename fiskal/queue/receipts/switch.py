@@ -186,11 +186,9 @@ def _partner(configuration: str | None, member: str) -> str | None:
 
 
 def finish(work: Work) -> Outcome:
-    """0x0018: take up work at the target and forget what was open at the source."""
+    """0x0018: take up work at the target; what was open at the source is forgotten."""
     switch = _switch(work)
-    made = lifecycle.connect(work)
-    _drop_foreign(work)
-    return _connected(work, switch, made)
+    return _connected(work, switch, lifecycle.connect(work))
 
 
 def _void(work: Work) -> Outcome:
@@ -207,12 +205,14 @@ def _void(work: Work) -> Outcome:
         message = f"{texts.CONNECTED}. Queue-ID: {work.state.queue_id}, SCU-ID: {switch.target_id}"
         client_id = work.state.cash_box_identification
         notification = _notification(work, "TargetSCU", switch, client_id, "", None)
+        _drop_foreign(work)
         work.actions.append(Action(FINISHED, message, notification, priority=-1))
         return Outcome([signatures.notification(message, notification)], updates={"scu_id": switch.target_id})
     return _connected(work, switch, made)
 
 
 def _connected(work: Work, switch: Switch, made: lifecycle.Connection) -> Outcome:
+    _drop_foreign(work)
     text = lifecycle.describe(work, made.client_id, made.serial)
     message = f"{texts.CONNECTED}. {text}, SCU-ID: {switch.target_id}"
     notification = _notification(work, "TargetSCU", switch, made.client_id, made.serial, made.info)
@@ -260,7 +260,7 @@ def _drop_foreign(work: Work) -> None:
 
 
 def _journal_dropped(work: Work, what: str, scu_id: str, row: str) -> None:
-    message = f"Removed {what} from the database, which belongs to the former SCU {scu_id}."
+    message = f"Removed {what} from the database, which belongs to SCU {scu_id}."
     work.actions.append(Action(transactions.DROPPED, message, row, priority=-1))
 
 
