@@ -216,6 +216,7 @@ class Queue:
         if flags & ReceiptFlag.HANDWRITTEN:
             return modes.handwritten(work)
         checks.flow(work)
+        checks.size(work)
         if state.fail_count > 0 and case not in modes.EXEMPT_FROM_FAILED_MODE:
             return modes.failed(work)
         handler = _HANDLERS.get(case)

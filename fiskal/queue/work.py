@@ -23,6 +23,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
+from fiskal.scu.errors import ClientError, NotSupported
 from fiskal.store.interface import Change, FailedTransactionRow, OpenTransactionRow
 
 if TYPE_CHECKING:
@@ -295,9 +296,18 @@ class Work:
     def implicit_transaction(
         self, reference: str, process_type: str, process_data_base64: str
     ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
-        """TX-IMPL: start and finish back to back. If the finish fails, the open row stays as an orphan."""
+        """TX-IMPL: start and finish back to back.
+
+        If the TSE fails at the finish, the open row stays as an orphan. If it will never take this finish,
+        which is an error of the call, the transaction is closed as aborted.
+        """
         start = self.start(reference, implicit=True)
-        finish = self.finish(start.transaction_number, process_type, process_data_base64)
+        try:
+            finish = self.finish(start.transaction_number, process_type, process_data_base64)
+        except (ClientError, NotSupported):
+            self.abort(start.transaction_number)
+            self.effects.open[reference] = None
+            raise
         self.effects.open[reference] = None
         return start, finish
 
