@@ -77,6 +77,7 @@ def _fail_one(work: Work) -> Outcome:
             "TRANSACTION_NOT_FOUND",
             f"No open transaction found for cbReceiptReference '{reference}'. {_SEVERAL_HINT}",
             field="cbReceiptReference",
+            hint="Nothing is open under this reference, so there is nothing to fail.",
         )
     request = work.request
     finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
