@@ -149,17 +149,20 @@ class Work:
         "process_data",
         "process_data_base64",
         "reference",
+        "repeats",
         "request",
         "settings",
         "signatures",
         "state",
         "transactions",
+        "tse_item_id",
     )
 
     def __init__(
         self,
         request: Prepared,
         item_id: str,
+        interrupted_item_id: str | None,
         now: int,
         state: QueueState,
         transactions: Transactions,
@@ -179,6 +182,9 @@ class Work:
         self.process_data = (request.process_data or b"").decode()
         self.process_data_base64 = request.process_data_base64 or ""
         self.item_id = item_id
+        self.tse_item_id = interrupted_item_id or item_id
+        """The item the TSE knows this receipt by: an interrupted one if this request was sent before."""
+        self.repeats = interrupted_item_id is not None
         self.now = now
         self.state = state
         self.transactions = transactions
@@ -228,7 +234,7 @@ class Work:
 
     def start(self, reference: str, *, implicit: bool = False) -> StartTransactionResponse:
         """TX-START: begin a transaction and note it as open."""
-        response = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
+        response = self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
         self.note_open(reference, response, implicit=implicit)
         return response
 
@@ -261,7 +267,8 @@ class Work:
             UpdateTransactionRequest(
                 client_id=self.state.cash_box_identification,
                 transaction_number=number,
-                queue_item_id=self.item_id,
+                queue_item_id=self.tse_item_id,
+                is_retry=self.repeats,
             ),
             self.deadline(),
         )
@@ -285,8 +292,8 @@ class Work:
                 transaction_number=number,
                 process_type=process_type,
                 process_data_base64=process_data_base64,
-                queue_item_id=item_id or self.item_id,
-                is_retry=is_retry,
+                queue_item_id=item_id or self.tse_item_id,
+                is_retry=is_retry or self.repeats,
             ),
             self.deadline(),
         )

@@ -7,6 +7,7 @@ import logging
 from fiskal.germany import signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
+from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Outcome, Work, start_time
 from fiskal.scu.errors import TseRejected
 
@@ -53,7 +54,7 @@ def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
     else:
         if known is None:
             raise checks.no_transaction(reference)
-        finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
+        finish = transactions.finish_open(work, known)
         work.effects.open[reference] = None
         start_signature, started = known.StartTransactionSignatureBase64, known.StartMoment
         suffix = f"T{finish.transaction_number}"

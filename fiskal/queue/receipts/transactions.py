@@ -12,6 +12,7 @@ from fiskal.germany import notifications, signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
 from fiskal.queue.work import Action, Outcome, Work, start_time
+from fiskal.scu.contract import FinishTransactionResponse
 from fiskal.scu.errors import TseRejected
 from fiskal.store.interface import OpenTransactionRow
 
@@ -79,8 +80,7 @@ def _fail_one(work: Work) -> Outcome:
             field="cbReceiptReference",
             hint="Nothing is open under this reference, so there is nothing to fail.",
         )
-    request = work.request
-    finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
+    finish = finish_open(work, known)
     work.effects.open[reference] = None
     items = work.signatures.receipt(
         known.StartTransactionSignatureBase64,
@@ -142,6 +142,22 @@ def _numbers(work: Work) -> list[int]:
             field="ftReceiptCaseData",
             hint='For example "{\\"CurrentStartedTransactionNumbers\\":[17,18]}".',
         ) from error
+
+
+def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionResponse:
+    """Finish an open transaction with this receipt.
+
+    A transaction that the TSE does not have open any more was closed by somebody else: the row is dropped and
+    the receipt rejected, because trying again would never help.
+    """
+    request = work.request
+    try:
+        return work.finish(row.TransactionNumber, request.process_type, work.process_data_base64)
+    except TseRejected:
+        if row.TransactionNumber in work.tse_info().current_started_transaction_numbers:
+            raise
+        drop(work, row)
+        raise checks.no_transaction(row.cbReceiptReference) from None
 
 
 def close_open(work: Work) -> list[SignaturItem]:
