@@ -232,11 +232,14 @@ class Work:
 
     # ---- TSE primitives -------------------------------------------------------------------------
 
-    def start(self, reference: str, *, implicit: bool = False) -> StartTransactionResponse:
+    def start(self, reference: str) -> StartTransactionResponse:
         """TX-START: begin a transaction and note it as open."""
-        response = self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
-        self.note_open(reference, response, implicit=implicit)
+        response = self._begin()
+        self.note_open(reference, response)
         return response
+
+    def _begin(self) -> StartTransactionResponse:
+        return self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
@@ -308,7 +311,11 @@ class Work:
         If the TSE fails at the finish, the open row stays as an orphan. If it will never take this finish,
         which is an error of the call, the transaction is closed as aborted.
         """
-        start = self.start(reference, implicit=True)
+        taken = self.open_transaction(reference) is not None
+        start = self._begin()
+        if taken:  # a zero receipt or closing must not displace what the POS has open under its reference
+            reference = f"{reference}#{start.transaction_number}"
+        self.note_open(reference, start, implicit=True)
         try:
             finish = self.finish(start.transaction_number, process_type, process_data_base64)
         except (ClientError, NotSupported):
