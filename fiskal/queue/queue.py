@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from fiskal.clock import Clock
+from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.germany import signatures
@@ -69,6 +69,9 @@ _HANDLERS: dict[int, Handler] = {
 _UNSUPPORTED = frozenset(
     {ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH, ReceiptCase.MIGRATION}
 )
+RESEND_WITHIN_TICKS = 15 * 60 * TICKS_PER_SECOND
+"""How long after its acceptance an interrupted receipt is known again when the POS sends it once more."""
+
 _MUST_REACH_TSE = frozenset({ReceiptCase.INITIAL_OPERATION})
 """Cases for which a failing TSE is an error of the call instead of failed mode."""
 
@@ -106,6 +109,7 @@ class Queue:
         self._stale = True
         self._state: QueueState
         self._transactions: Transactions
+        self._interrupted: dict[str, str] = {}
         self._load()
 
     # ---- the way of one receipt -----------------------------------------------------------------
@@ -139,6 +143,7 @@ class Queue:
         work = Work(
             request,
             item.ftQueueItemId,
+            self._interrupted.pop(item.request, None) if self._interrupted else None,
             now,
             self._state,
             self._transactions,
@@ -215,6 +220,7 @@ class Queue:
         if flags & ReceiptFlag.HANDWRITTEN:
             return modes.handwritten(work)
         checks.flow(work)
+        checks.size(work)
         if state.fail_count > 0 and case not in modes.EXEMPT_FROM_FAILED_MODE:
             return modes.failed(work)
         handler = _HANDLERS.get(case)
@@ -277,6 +283,8 @@ class Queue:
         change.queues.append(state.row(now))
         if work.actions:
             change.actions += self._action_rows(work.actions, item.ftQueueItemId, now)
+        if work.case == ReceiptCase.DAILY_CLOSING:
+            self._interrupted.clear()  # what they left on the TSE may be closed now
         if work.case in SPECIAL_CASES:
             scu_row = self.binding.unsaved(now)
             if scu_row is not None:
@@ -336,10 +344,11 @@ class Queue:
             )
         )
         actions = [
+            *([] if work is None else work.actions),
             Action(
                 f"{country | State.ERROR:X}",
                 "An error occurred during receipt processing, resulting in ftState = 0xEEEE_EEEE.",
-            )
+            ),
         ]
         change.actions += self._action_rows(actions, item.ftQueueItemId, now)
         self._stale = True
@@ -409,7 +418,25 @@ class Queue:
             state.queued_row = max(state.queued_row, item.ftQueueRow)
             _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
             self._store_error(item, _receipt_case(item), INTERRUPTED, None, _interrupted)
+        self._interrupted = self._find_interrupted()
         self._stale = False
+
+    def _find_interrupted(self) -> dict[str, str]:
+        """Item ids of interrupted receipts by their request.
+
+        The TSE may have signed such a receipt, and nobody heard of it. When the very same request comes
+        again, its TSE calls are repeated under the first item's id: what was executed is fetched, not signed
+        a second time.
+        """
+        found: dict[str, str] = {}
+        for item, answer in self._store.iter_items(self._state.queue_no, self._clock() - RESEND_WITHIN_TICKS):
+            if answer is not None and _INTERRUPTED_MARK in answer.response:
+                found.setdefault(item.request, item.ftQueueItemId)
+            elif found:
+                found.pop(item.request, None)
+                if _receipt_case(item) & 0xFFFF == ReceiptCase.DAILY_CLOSING:
+                    found.clear()
+        return found
 
     def _journal_found(self, item_id: str, reference: str | None) -> None:
         change = Change()
@@ -451,6 +478,9 @@ class Queue:
             "UsedFailedCount": state.used_failed_count,
             "openTransactions": len(self._transactions.open),
         }
+
+
+_INTERRUPTED_MARK = f'"Caption":"{INTERRUPTED}"'
 
 
 def _interrupted(country: int, text: str) -> SignaturItem:

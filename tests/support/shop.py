@@ -108,6 +108,7 @@ class Shop:
 
     def close(self) -> None:
         self.middleware.close()
+        self.tse.close()  # the middleware never opened it if no receipt came
 
     # ---- requests ---------------------------------------------------------------------------------
 
