@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import uuid
 from collections.abc import Callable
@@ -143,6 +144,8 @@ class _Checker:
         item, answer = stored
         where = f"row {item.ftQueueRow}"
         report = self._report
+        if answer is not None:
+            self._note_starts(answer)
         request_ok = self._text(where, "request", item.request, item.requestHash)
         if answer is None:
             report.add(where, "has no answer, although later rows have")
@@ -168,6 +171,14 @@ class _Checker:
             if not str(response["ftReceiptIdentification"]).startswith(expected):
                 report.add(where, f"ftReceiptIdentification does not begin with {expected}")
             self._signatures(where, response, answer)
+
+    def _note_starts(self, answer: AnswerRow) -> None:
+        """Starts that another receipt may finish: also those of receipts answered without signatures, because
+        the TSE failed after the start."""
+        with contextlib.suppress(ValueError):  # reported where the signatures are checked
+            for call in _parse_calls(answer.tse_calls):
+                if call.operation == "start":
+                    self._starts[call.number] = call
 
     def _text(self, where: str, name: str, text: str, stored_hash: str) -> bool:
         if base64.b64encode(sha256(text.encode())).decode() == stored_hash:
@@ -352,7 +363,8 @@ class _Checker:
     ) -> None:
         """The start signature of a finished transaction, made by this receipt or by an earlier one."""
         own = [call for call in calls if call.operation == "start" and call.number == number]
-        call = own[0] if own else self._starts.pop(number, None)
+        known = self._starts.pop(number, None)
+        call = own[0] if own else known
         if call is None:
             self._report.add(where, f"the start of transaction {number} is not in the journal")
             return

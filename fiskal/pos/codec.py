@@ -52,20 +52,37 @@ def decode_canonical(canonical: bytes) -> ReceiptRequest:
 def encode_request(request: ReceiptRequest) -> bytes:
     """Write a request as JSON, decimals as numbers; input for :func:`fiskal.core.prepare`.
 
-    Raises ValueError if an amount is NaN or infinite.
+    Raises :class:`ReceiptRejected` for what JSON cannot carry, as reading it would: an amount that is NaN or
+    infinite, a text with half a surrogate pair.
     """
-    data = _encoder.encode(request)
+    try:
+        data = _encoder.encode(request)
+    except UnicodeEncodeError as error:
+        raise ReceiptRejected(
+            "JSON_UTF8",
+            f"a text of the request is not valid Unicode: {error}",
+            hint="surrogates must come in pairs",
+        ) from error
     if b"NaN" in data or b"Infinity" in data:  # in a text, or not a number
-        _require_finite(request)
+        _require_finite("", request)
+        for name, items in (("cbChargeItems", request.cb_charge_items), ("cbPayItems", request.cb_pay_items)):
+            for index, item in enumerate(items or ()):
+                _require_finite(f"{name}[{index}].", item)
     return data
 
 
-def _require_finite(request: ReceiptRequest) -> None:
-    for struct in (request, *request.cb_charge_items, *request.cb_pay_items):
-        for name in struct.__struct_fields__:
-            value = getattr(struct, name)
-            if isinstance(value, Decimal) and not value.is_finite():
-                raise ValueError(f"{name} must be a number, not {value}")
+def _require_finite(path: str, struct: object) -> None:
+    if not isinstance(struct, msgspec.Struct):
+        return  # the core says what is wrong with it
+    for member in msgspec.structs.fields(struct):
+        value = getattr(struct, member.name)
+        if isinstance(value, Decimal) and not value.is_finite():
+            raise ReceiptRejected(
+                "JSON_NOT_A_NUMBER",
+                f"{path}{member.encode_name} must be a number, not {value}",
+                field=f"{path}{member.encode_name}",
+                hint="send a decimal number",
+            )
 
 
 def encode_response(response: ReceiptResponse) -> bytes:

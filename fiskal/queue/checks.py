@@ -7,6 +7,9 @@ from fiskal.germany import texts
 from fiskal.germany.codes import LAST_RECEIPT_CASE, ReceiptCase
 from fiskal.queue.work import SPECIAL_CASES, Work
 
+MAX_PROCESS_DATA_BYTES = 65_536
+"""Most processData one transaction may have; a TSE takes no more (an order has a line for every item)."""
+
 _NO_TRAINING = SPECIAL_CASES - {ReceiptCase.ZERO}
 _TRANSACTION_STEPS = frozenset(
     {ReceiptCase.START_TRANSACTION, ReceiptCase.UPDATE_TRANSACTION, ReceiptCase.DELTA_TRANSACTION}
@@ -35,6 +38,19 @@ def payload(work: Work) -> None:
     error = work.request.payload_error()
     if error is not None:
         raise error
+
+
+def size(work: Work) -> None:
+    """The TSE can take the processData: found out before a transaction is started for it."""
+    length = len(work.request.process_data or b"")
+    if length > MAX_PROCESS_DATA_BYTES:
+        raise ReceiptRejected(
+            "PROCESS_DATA_TOO_LARGE",
+            f"The processData of this receipt has {length} bytes, at most {MAX_PROCESS_DATA_BYTES} can be "
+            "signed.",
+            field="cbChargeItems",
+            hint="Send the items in several orders, or shorten their descriptions.",
+        )
 
 
 def flow(work: Work) -> None:

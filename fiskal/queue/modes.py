@@ -117,7 +117,7 @@ def _row(work: Work, number: int | None) -> FailedTransactionRow:
         work.reference,
         number,
         work.clock(),
-        work.item_id,
+        work.tse_item_id,
         work.state.cash_box_identification,
         work.request.canonical.decode(),
         work.binding.scu_id,

@@ -30,7 +30,7 @@ from fiskal.germany.codes import (
 from fiskal.germany.masterdata import NO_MASTER_DATA
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.germany.texts import INTERRUPTED
-from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_response
+from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, decode_response, encode_response
 from fiskal.queue import checks, identity, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.fairlock import FairLock
@@ -72,10 +72,15 @@ _HANDLERS: dict[int, Handler] = {
     ReceiptCase.FINISH_SCU_SWITCH: switch.finish,
     ReceiptCase.MIGRATION: closings.migration,
 }
+RESEND_WITHIN_TICKS = 15 * 60 * TICKS_PER_SECOND
+"""How long after its acceptance an interrupted receipt is known again when the POS sends it once more."""
+
 _MUST_REACH_TSE = frozenset(
     {ReceiptCase.INITIAL_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH}
 )
 """Cases for which a failing TSE is an error of the call instead of failed mode."""
+
+_SWITCHES = frozenset({ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH})
 
 
 class Queue:
@@ -119,6 +124,7 @@ class Queue:
         self._stale = True
         self._state: QueueState
         self._transactions: Transactions
+        self._interrupted: dict[str, str] = {}
         self._load()
 
     # ---- the way of one receipt -----------------------------------------------------------------
@@ -160,6 +166,7 @@ class Queue:
         work = Work(
             request,
             item.ftQueueItemId,
+            self._interrupted.pop(item.request, None) if self._interrupted else None,
             now,
             self._state,
             self._transactions,
@@ -255,6 +262,7 @@ class Queue:
         if flags & ReceiptFlag.HANDWRITTEN:
             return modes.handwritten(work)
         checks.flow(work)
+        checks.size(work)
         if state.fail_count > 0 and case not in modes.EXEMPT_FROM_FAILED_MODE:
             return modes.failed(work)
         if connects:
@@ -321,6 +329,8 @@ class Queue:
         change.queues.append(state.row(now))
         if work.actions:
             change.actions += self._action_rows(work.actions, item.ftQueueItemId, now)
+        if work.case == ReceiptCase.DAILY_CLOSING or (outcome.updates and "scu_id" in outcome.updates):
+            self._interrupted.clear()  # what they left on the TSE may be closed now, or it is another TSE
         if work.case in SPECIAL_CASES:
             scu_row = work.binding.unsaved(now)
             if scu_row is not None:
@@ -380,10 +390,11 @@ class Queue:
             )
         )
         actions = [
+            *([] if work is None else work.actions),
             Action(
                 f"{country | State.ERROR:X}",
                 "An error occurred during receipt processing, resulting in ftState = 0xEEEE_EEEE.",
-            )
+            ),
         ]
         change.actions += self._action_rows(actions, item.ftQueueItemId, now)
         self._stale = True
@@ -458,7 +469,26 @@ class Queue:
             state.queued_row = max(state.queued_row, item.ftQueueRow)
             _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
             self._store_error(item, _receipt_case(item), INTERRUPTED, None, _interrupted)
+        self._interrupted = self._find_interrupted()
         self._stale = False
+
+    def _find_interrupted(self) -> dict[str, str]:
+        """Item ids of interrupted receipts by their request.
+
+        The TSE may have signed such a receipt, and nobody heard of it. When the very same request comes
+        again, its TSE calls are repeated under the first item's id: what was executed is fetched, not signed
+        a second time.
+        """
+        found: dict[str, str] = {}
+        for item, answer in self._store.iter_items(self._state.queue_no, self._clock() - RESEND_WITHIN_TICKS):
+            if answer is not None and _INTERRUPTED_MARK in answer.response:
+                found.setdefault(item.request, item.ftQueueItemId)
+            elif found:
+                found.pop(item.request, None)
+                case = _receipt_case(item) & CASE_MASK
+                if case == ReceiptCase.DAILY_CLOSING or (case in _SWITCHES and _is_ready(answer)):
+                    found.clear()
+        return found
 
     def _journal_found(self, item_id: str, reference: str | None) -> None:
         change = Change()
@@ -509,6 +539,14 @@ def _condition(state: QueueState) -> str:
     if not state.active:
         return "stopped" if state.stopped else "new"
     return "active" if state.scu_id is not None else "switching"
+
+
+_INTERRUPTED_MARK = f'"Caption":"{INTERRUPTED}"'
+
+
+def _is_ready(answer: AnswerRow | None) -> bool:
+    """Was the receipt processed, with nothing amiss?"""
+    return answer is not None and decode_response(answer.response.encode()).ft_state == DE
 
 
 def _interrupted(country: int, text: str) -> SignaturItem:

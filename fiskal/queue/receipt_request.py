@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fiskal.core import Prepared, parse_moment, prepare
-from fiskal.germany.codes import ReceiptFlag, State
+from fiskal.germany.codes import CASE_MASK, ReceiptFlag, State
 from fiskal.pos import ReceiptRequest, decode_request, decode_response, encode_request
 from fiskal.store import Store, StoredItem
 
@@ -17,10 +17,12 @@ CANDIDATES = 1_000
 
 
 def lookup(store: Store, queue_no: int, request: Prepared) -> StoredItem | None:
-    """The stored receipt the request asks for: same reference, terminal and items.
+    """The stored receipt the request asks for: same reference, terminal, kind and items.
 
-    A candidate with the same case and moment is preferred; without one the newest with equal items counts.
-    Receipts that ended in an error are passed over.
+    A candidate with the same flags and moment is preferred; without one the newest counts, because a POS may
+    ask with the flag for late signing, say. The kind must be the same always: a start-transaction and an
+    order have no items both, and the answer to one must not pass for the other's. Receipts that ended in an
+    error are passed over.
     """
     wanted = decode_request(request.canonical)
     key = _key(wanted)
@@ -85,8 +87,9 @@ def without_flag(request: Prepared, *, strict: bool) -> Prepared:
 
 
 def _key(request: ReceiptRequest) -> tuple[object, ...]:
-    """What the lookup compares: amounts by value, moments as instants."""
+    """What the lookup compares: the kind, amounts by value, moments as instants."""
     return (
+        request.ft_receipt_case & CASE_MASK,
         tuple(
             (item.amount, item.ft_charge_item_case, item.moment and parse_moment(item.moment))
             for item in request.cb_charge_items

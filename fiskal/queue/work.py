@@ -23,6 +23,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
+from fiskal.scu.errors import ClientError, NotSupported
 from fiskal.store.interface import ActionRow, Change, FailedTransactionRow, OpenTransactionRow
 
 if TYPE_CHECKING:
@@ -176,18 +177,21 @@ class Work:
         "process_data",
         "process_data_base64",
         "reference",
+        "repeats",
         "request",
         "settings",
         "signatures",
         "state",
         "switch",
         "transactions",
+        "tse_item_id",
     )
 
     def __init__(
         self,
         request: Prepared,
         item_id: str,
+        interrupted_item_id: str | None,
         now: int,
         state: QueueState,
         transactions: Transactions,
@@ -208,6 +212,9 @@ class Work:
         self.process_data = (request.process_data or b"").decode()
         self.process_data_base64 = request.process_data_base64 or ""
         self.item_id = item_id
+        self.tse_item_id = interrupted_item_id or item_id
+        """The item the TSE knows this receipt by: an interrupted one if this request was sent before."""
+        self.repeats = interrupted_item_id is not None
         self.now = now
         self.state = state
         self.transactions = transactions
@@ -264,9 +271,12 @@ class Work:
 
     def start(self, reference: str) -> StartTransactionResponse:
         """TX-START: begin a transaction and note it as open."""
-        response = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
+        response = self._begin()
         self.note_open(reference, response)
         return response
+
+    def _begin(self) -> StartTransactionResponse:
+        return self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
@@ -297,7 +307,8 @@ class Work:
             UpdateTransactionRequest(
                 client_id=self.state.cash_box_identification,
                 transaction_number=number,
-                queue_item_id=self.item_id,
+                queue_item_id=self.tse_item_id,
+                is_retry=self.repeats,
             ),
             self.deadline(),
         )
@@ -321,8 +332,8 @@ class Work:
                 transaction_number=number,
                 process_type=process_type,
                 process_data_base64=process_data_base64,
-                queue_item_id=item_id or self.item_id,
-                is_retry=is_retry,
+                queue_item_id=item_id or self.tse_item_id,
+                is_retry=is_retry or self.repeats,
             ),
             self.deadline(),
         )
@@ -332,12 +343,22 @@ class Work:
     def implicit_transaction(
         self, reference: str, process_type: str, process_data_base64: str
     ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
-        """TX-IMPL: start and finish back to back. If the finish fails, the open row stays as an orphan."""
-        start = self.start_for(self.item_id, self.state.cash_box_identification, is_retry=False)
+        """TX-IMPL: start and finish back to back.
+
+        If the TSE fails at the finish, the transaction is noted as an orphan. If it will never take this
+        finish, which is an error of the call, the transaction is closed as aborted.
+        """
+        start = self._begin()
         try:
             finish = self.finish(start.transaction_number, process_type, process_data_base64)
-        except BaseException:
+        except BaseException as error:
+            if self.open_transaction(reference) is not None:
+                # a zero receipt or closing must not displace what the POS has open under its reference
+                reference = f"{reference}#{start.transaction_number}"
             self.note_open(reference, start, implicit=True)
+            if isinstance(error, ClientError | NotSupported):
+                self.abort(start.transaction_number)
+                self.effects.open[reference] = None
             raise
         return start, finish
 

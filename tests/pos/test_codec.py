@@ -79,8 +79,15 @@ def test_encode_request_refuses_what_is_no_number(amount: str) -> None:
     request = pos.ReceiptRequest(
         cb_receipt_moment=MOMENT, cb_pay_items=[pos.PayItem(), pos.PayItem(amount=Decimal(amount))]
     )
-    with pytest.raises(ValueError, match="amount must be a number"):
+    with pytest.raises(ReceiptRejected, match="must be a number") as caught:
         pos.encode_request(request)
+    assert (caught.value.code, caught.value.field) == ("JSON_NOT_A_NUMBER", "cbPayItems[1].Amount")
+
+
+def test_encode_request_refuses_half_a_surrogate_pair() -> None:
+    with pytest.raises(ReceiptRejected, match="not valid Unicode") as caught:
+        pos.encode_request(pos.ReceiptRequest(cb_receipt_moment=MOMENT, cb_user="\ud83d"))
+    assert caught.value.code == "JSON_UTF8"
 
 
 def test_encode_request_allows_the_words_in_texts() -> None:

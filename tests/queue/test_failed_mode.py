@@ -53,6 +53,15 @@ def test_a_bug_in_the_request_to_the_tse_is_no_failed_mode(shop: Shop, kind: typ
     assert shop.sale()["ftState"] == DE
 
 
+def test_an_implicit_finish_the_tse_will_never_take_leaves_nothing_open(shop: Shop) -> None:
+    shop.tse.fail_before("finish_transaction", ClientError("CODE", "wrong"))
+    with pytest.raises(ClientError):
+        shop.sale("S-1")
+    assert shop.open_on_tse() == []
+    assert shop.open_references() == []
+    assert shop.row.SSCDFailCount == 0
+
+
 def test_implicit_finish_that_fails_leaves_an_orphan_the_pos_can_ignore(shop: Shop) -> None:
     shop.tse.fail_before("finish_transaction", DOWN)
     assert shop.sale("S-1")["ftState"] == DE + 2

@@ -164,6 +164,12 @@ def test_receipt_request_prefers_the_exact_match_and_skips_errors(shop: Shop) ->
     assert ask(shop) == sale
 
 
+def test_receipt_request_never_takes_an_order_for_a_start_transaction(shop: Shop) -> None:
+    order = shop.send(0x10, "S-1")
+    assert shop.send(0x08 | RECEIPT_REQUEST, "S-1") is None
+    assert shop.send(0x10 | 0x1_0000 | RECEIPT_REQUEST, "S-1") == order
+
+
 def test_receipt_request_compares_amounts_as_numbers_and_moments_as_instants(shop: Shop) -> None:
     def request(amount: Any, moment: str, case: int) -> dict[str, Any]:
         item = {"Amount": amount, "ftChargeItemCase": DE | 1, "Moment": moment}

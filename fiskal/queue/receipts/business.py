@@ -7,8 +7,8 @@ import logging
 from fiskal.germany import signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
+from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Outcome, Work, start_time
-from fiskal.scu.errors import TseRejected
 
 _log = logging.getLogger("fiskal.queue")
 
@@ -45,15 +45,14 @@ def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
     reference = work.reference
     known = work.open_transaction(reference)
     if work.implicit:
-        if known is not None:
-            _clear_orphan(work)
+        transactions.clear_orphan(work)
         start, finish = work.implicit_transaction(reference, request.process_type, work.process_data_base64)
         start_signature, started = start.signature_data.signature_base64, start.time_stamp
         suffix = f"IT{finish.transaction_number}"
     else:
         if known is None:
             raise checks.no_transaction(reference)
-        finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
+        finish = transactions.finish_open(work, known)
         work.effects.open[reference] = None
         start_signature, started = known.StartTransactionSignatureBase64, known.StartMoment
         suffix = f"T{finish.transaction_number}"
@@ -65,22 +64,3 @@ def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
         work.process_data,
     )
     return suffix, items
-
-
-def _clear_orphan(work: Work) -> None:
-    """Make room for an implicit receipt whose reference is taken.
-
-    A transaction the POS started itself is an error of the POS. One that an implicit receipt left behind
-    when its finish failed is closed as aborted, so that the POS can simply send its receipt again.
-    """
-    known = work.open_transaction(work.reference)
-    if known is None:
-        return
-    if not known.implicit:
-        raise checks.already_started(work.reference, known.TransactionNumber)
-    try:
-        work.abort(known.TransactionNumber)
-    except TseRejected as error:
-        _log.warning("transaction %d was closed elsewhere: %s", known.TransactionNumber, error)
-    work.effects.open[work.reference] = None
-    work.persist()

@@ -39,6 +39,7 @@ def daily(work: Work) -> Outcome:
             f"The ftReceiptCaseFlag '0x0000000010000000' was set, and {len(still_open)} open transactions "
             "exist. If you want these transactions to be closed automatically, omit this flag.",
             field="ftReceiptCase",
+            hint="Finish or fail them, or remove 0x0000000010000000 from ftReceiptCase.",
         )
     closed = transactions.close_open(work)
     if (

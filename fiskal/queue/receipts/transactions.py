@@ -12,6 +12,7 @@ from fiskal.germany import notifications, signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
 from fiskal.queue.work import Action, Outcome, Work, start_time
+from fiskal.scu.contract import FinishTransactionResponse
 from fiskal.scu.errors import TseRejected
 from fiskal.store.interface import OpenTransactionRow
 
@@ -34,11 +35,7 @@ class _CaseData(msgspec.Struct):
 
 def start(work: Work) -> Outcome:
     """0x0008: begin a transaction under this cbReceiptReference."""
-    known = work.open_transaction(work.reference)
-    if known is not None:
-        if not known.implicit:
-            raise checks.already_started(work.reference, known.TransactionNumber)
-        _close(work, known.TransactionNumber)
+    clear_orphan(work)
     response = work.start(work.reference)
     return _step(work, work.signatures.start(response.signature_data), f"ST{response.transaction_number}")
 
@@ -48,7 +45,11 @@ def update(work: Work) -> Outcome:
     known = work.open_transaction(work.reference)
     if known is None:
         raise checks.no_transaction(work.reference)
-    response = work.update(known.TransactionNumber)
+    try:
+        response = work.update(known.TransactionNumber)
+    except TseRejected:
+        _check_still_open(work, known)
+        raise
     prefix = "UT" if work.case == 0x09 else "DT"
     return _step(work, work.signatures.update(response), f"{prefix}{response.transaction_number}")
 
@@ -81,9 +82,9 @@ def _fail_one(work: Work) -> Outcome:
             "TRANSACTION_NOT_FOUND",
             f"No open transaction found for cbReceiptReference '{reference}'. {_SEVERAL_HINT}",
             field="cbReceiptReference",
+            hint="Nothing is open under this reference, so there is nothing to fail.",
         )
-    request = work.request
-    finish = work.finish(known.TransactionNumber, request.process_type, work.process_data_base64)
+    finish = finish_open(work, known)
     work.effects.open[reference] = None
     items = work.signatures.receipt(
         known.StartTransactionSignatureBase64,
@@ -145,6 +146,43 @@ def _numbers(work: Work) -> list[int]:
             field="ftReceiptCaseData",
             hint='For example "{\\"CurrentStartedTransactionNumbers\\":[17,18]}".',
         ) from error
+
+
+def clear_orphan(work: Work) -> None:
+    """Make room for a receipt whose reference is taken.
+
+    A transaction the POS started itself is an error of the POS. One that an implicit receipt left behind
+    when its finish failed is closed as aborted, so that the POS can simply send its receipt again.
+    """
+    known = work.open_transaction(work.reference)
+    if known is None:
+        return
+    if not known.implicit:
+        raise checks.already_started(work.reference, known.TransactionNumber)
+    try:
+        work.abort(known.TransactionNumber)
+    except TseRejected as error:
+        _log.warning("transaction %d was closed elsewhere: %s", known.TransactionNumber, error)
+    work.effects.open[work.reference] = None
+    work.persist()
+
+
+def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionResponse:
+    """Finish an open transaction with this receipt."""
+    request = work.request
+    try:
+        return work.finish(row.TransactionNumber, request.process_type, work.process_data_base64)
+    except TseRejected:
+        _check_still_open(work, row)
+        raise
+
+
+def _check_still_open(work: Work, row: OpenTransactionRow) -> None:
+    """A transaction that the TSE does not have open any more was closed by somebody else: the row is dropped
+    and the receipt rejected, because trying again would never help."""
+    if row.TransactionNumber not in work.tse_info().current_started_transaction_numbers:
+        drop(work, row)
+        raise checks.no_transaction(row.cbReceiptReference)
 
 
 def close_open(work: Work) -> list[SignaturItem]:

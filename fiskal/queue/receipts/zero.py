@@ -10,9 +10,10 @@ from fiskal.core import prepare
 from fiskal.germany import notifications, signatures
 from fiskal.germany.codes import ReceiptFlag
 from fiskal.pos import SignaturItem
+from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Action, Outcome, Work, start_time
 from fiskal.scu.contract import TseInfo
-from fiskal.scu.errors import ScuError
+from fiskal.scu.errors import ScuError, TseRejected
 from fiskal.store.interface import FailedTransactionRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -74,22 +75,28 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
         known = work.open_transaction(row.cbReceiptReference)
         if known is not None:
             request = prepare(row.Request.encode(), strict=work.settings.process_data_strict)
-            finish = work.finish(
-                known.TransactionNumber,
-                request.process_type,
-                request.process_data_base64 or "",
-                item_id=row.ftQueueItemId,
-                client_id=row.CashBoxIdentification,
-                is_retry=True,
-            )
-            work.effects.open[row.cbReceiptReference] = None
-            items += work.signatures.transaction(
-                known.StartTransactionSignatureBase64,
-                finish,
-                start_time(finish, known.StartMoment),
-                work.binding.certification_id,
-                (request.process_data or b"").decode(),
-            )
+            try:
+                finish = work.finish(
+                    known.TransactionNumber,
+                    request.process_type,
+                    request.process_data_base64 or "",
+                    item_id=row.ftQueueItemId,
+                    client_id=row.CashBoxIdentification,
+                    is_retry=True,
+                )
+            except TseRejected:
+                if known.TransactionNumber in work.tse_info().current_started_transaction_numbers:
+                    raise
+                transactions.drop(work, known)  # closed by somebody else; waiting for it would never end
+            else:
+                work.effects.open[row.cbReceiptReference] = None
+                items += work.signatures.transaction(
+                    known.StartTransactionSignatureBase64,
+                    finish,
+                    start_time(finish, known.StartMoment),
+                    work.binding.certification_id,
+                    (request.process_data or b"").decode(),
+                )
         work.effects.failed_finishes[row.cbReceiptReference] = None
         work.persist()
     for row in _oldest_first(work, work.transactions.failed_starts):
