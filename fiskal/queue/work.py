@@ -147,6 +147,7 @@ class Work:
         "effects",
         "flags",
         "implicit",
+        "in_turn",
         "item_id",
         "now",
         "process_data",
@@ -192,6 +193,8 @@ class Work:
         self.state = state
         self.transactions = transactions
         self.binding = binding
+        self.in_turn = binding.in_process
+        """The work keeps its turn while it calls the TSE, because the TSE computes in this process."""
         self.settings = settings
         self.signatures = signatures
         self.clock = clock
