@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from fiskal import clock
+from fiskal.fairlock import Turn
 from fiskal.germany.codes import DE
 from fiskal.host import config as configs
 from fiskal.host.config import QueueConfig, ScuConfig
@@ -29,6 +30,8 @@ IMPLICIT = 0x1_0000_0000
 
 class NullTse:
     """Answers at once with a signature that is none. For measuring only."""
+
+    in_process = True
 
     def __init__(self) -> None:
         self._number = 0
@@ -77,7 +80,7 @@ class MemoryOfQueues(NullStore):
     def __init__(self) -> None:
         self._rows: dict[str, QueueRow] = {}
 
-    def commit(self, change: Change) -> None:
+    def commit(self, change: Change, turn: Turn | None = None) -> None:
         for row in change.queues:
             self._rows[row.ftQueueId] = row._replace(StartMoment=1)
 

@@ -27,9 +27,9 @@ from litestar.types import Receive, Scope, Send
 
 from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, ReceiptRejected
 from fiskal.export.journal import JournalError
+from fiskal.fairlock import QueueBusy
 from fiskal.host import openapi
 from fiskal.host.middleware import Middleware
-from fiskal.queue.fairlock import QueueBusy
 from fiskal.queue.identity import parse_guid
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.version import __version__

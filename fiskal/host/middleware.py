@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from fiskal.clock import Clock
 from fiskal.core import prepare
 from fiskal.errors import ConfigurationError, ReceiptRejected
 from fiskal.export import journal as journals
+from fiskal.fairlock import Turn
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
@@ -56,12 +56,6 @@ def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Sc
 DRIVERS: dict[str, Callable[[Path, dict[str, Any], Clock], Scu]] = {"software": open_software_scu}
 """Drivers by the name they have in ``fiskal.json``."""
 
-IN_PROCESS_TURN = threading.Lock()
-"""Software TSEs compute in this process. Under the interpreter lock two of them at once are no faster than one
-after the other, only interrupted at every signature; so the receipts of a host take turns at them."""
-
-TURNS = {"software": IN_PROCESS_TURN}
-
 
 class Middleware:
     """Echo, Sign and Journal for all queues of one host. Thread-safe; close it when done.
@@ -86,6 +80,7 @@ class Middleware:
         self._bindings: dict[str, ScuBinding] = {}
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
+        self._turn = Turn()
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
@@ -167,7 +162,6 @@ class Middleware:
                 scu.id,
                 _opener(scu, self.folder, given.get(scu.id), clock),
                 rows[scu.id],
-                None if scu.id in given else TURNS.get(scu.driver),
             )
 
     def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:
@@ -180,6 +174,7 @@ class Middleware:
                 self.store,
                 self._bindings.get,
                 queue.settings,
+                self._turn,
                 clock=clock,
                 new_guid=new_guid,
                 master_data=master_data,

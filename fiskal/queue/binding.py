@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -32,11 +31,10 @@ class ScuBinding:
         scu_id: str,
         open_scu: Callable[[], Scu],
         row: ScuRow | None = None,
-        turn: AbstractContextManager[object] | None = None,
     ) -> None:
         self.scu_id = scu_id
-        self.turn = nullcontext() if turn is None else turn
-        """Held while a receipt uses the SCU; for SCUs that share something scarce, such as this process."""
+        self.in_process = False
+        """The TSE computes in this process; to call it is work, not waiting."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()
@@ -60,7 +58,9 @@ class ScuBinding:
         with self._lock:
             if self._scu is None:
                 try:
-                    self._scu = self._open()
+                    scu = self._open()
+                    self.in_process = bool(getattr(scu, "in_process", False))
+                    self._scu = scu
                 except ScuError:
                     raise
                 except (FiskalError, OSError) as error:

@@ -14,6 +14,7 @@ from typing import Any
 from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
+from fiskal.fairlock import FairLock, Turn
 from fiskal.germany import signatures
 from fiskal.germany.codes import (
     CASE_MASK,
@@ -33,7 +34,6 @@ from fiskal.germany.texts import INTERRUPTED
 from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, decode_response, encode_response
 from fiskal.queue import checks, identity, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
-from fiskal.queue.fairlock import FairLock
 from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
@@ -98,6 +98,7 @@ class Queue:
         store: Store,
         bindings: Callable[[str], ScuBinding | None],
         settings: QueueSettings,
+        turn: Turn,
         *,
         clock: Clock,
         new_guid: GuidSource,
@@ -120,12 +121,14 @@ class Queue:
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
+        self._turn = turn
         self._told_disabled = False
         self._stale = True
         self._state: QueueState
         self._transactions: Transactions
         self._interrupted: dict[str, str] = {}
-        self._load()
+        with turn:
+            self._load()
 
     # ---- the way of one receipt -----------------------------------------------------------------
 
@@ -138,7 +141,7 @@ class Queue:
         identity.check_cash_box(request, self.cash_box_id)
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
-        with self._lock:
+        with self._lock, self._turn:
             if self._stale:
                 self._load()
             if request.receipt_case & ReceiptFlag.RECEIPT_REQUEST:
@@ -271,8 +274,9 @@ class Queue:
         if handler is None:
             handler = business.pos if work.request.process_type == "Kassenbeleg-V1" else business.other
         try:
-            with work.binding.turn:
+            if work.in_turn:
                 return handler(work)
+            return self._outside(handler, work)
         except (ClientError, NotSupported):
             raise
         except ScuError as error:
@@ -280,6 +284,14 @@ class Queue:
                 raise
             _log.warning("queue %s: TSE failed: %s %s", self.queue_id, error.code, error)
             return modes.failed(work, error)
+
+    def _outside(self, handler: Handler, work: Work) -> Outcome:
+        """Call a TSE outside this process: to wait for it takes no turn."""
+        self._turn.leave()
+        try:
+            return handler(work)
+        finally:
+            self._turn.__enter__()
 
     def _complete(self, item: QueueItemRow, work: Work, outcome: Outcome) -> bytes:
         """T2: the answer, its place in the chain and everything the receipt changed, in one commit."""
@@ -438,15 +450,20 @@ class Queue:
 
     def _commit(self, change: Change) -> None:
         try:
-            self._store.commit(change)
+            self._store.commit(change, self._turn)
         except BaseException:
             self._stale = True
             raise
 
     def _persist_effects(self, work: Work) -> None:
+        """Called by a receipt kind in its work, which has the turn only beside a TSE in this process."""
         change = Change()
         work.effects.write(self._state.queue_no, change)
-        self._commit(change)
+        if work.in_turn:
+            self._commit(change)
+        else:
+            with self._turn:
+                self._commit(change)
         work.effects.apply(self._transactions)
 
     def _load(self) -> None:

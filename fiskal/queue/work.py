@@ -171,6 +171,7 @@ class Work:
         "effects",
         "flags",
         "implicit",
+        "in_turn",
         "item_id",
         "lookups",
         "now",
@@ -218,7 +219,7 @@ class Work:
         self.now = now
         self.state = state
         self.transactions = transactions
-        self.binding = binding
+        self.use(binding)
         self.settings = settings
         self.signatures = signatures
         self.clock = clock
@@ -229,6 +230,12 @@ class Work:
         self.actions: list[Action] = []
         self._calls: list[str] = []
         self._persist = persist
+
+    def use(self, binding: ScuBinding) -> None:
+        """Work at this SCU; called before the receipt kind begins."""
+        self.binding = binding
+        self.in_turn = binding.in_process
+        """The work keeps its turn while it calls the TSE, because the TSE computes in this process."""
 
     # ---- what the receipt kinds ask -------------------------------------------------------------
 

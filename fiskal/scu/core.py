@@ -120,6 +120,11 @@ class ScuCore:
         self._expires_at: int | None = None
         self._serial = self._algorithm = self._public_key = self._time_format = ""
 
+    @property
+    def in_process(self) -> bool:
+        """The TSE computes in this process."""
+        return self._driver.key_in_process
+
     # ---- turns ------------------------------------------------------------------------------
 
     def _enter(self, deadline: Deadline | None) -> None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from fiskal.fairlock import Turn
+
 
 class QueueRow(NamedTuple):
     """ftQueue and ftQueueDE of one queue: its whole state. ``queue_no`` is private to the store's rows."""
@@ -215,8 +217,11 @@ class StoredItem(NamedTuple):
 class Store(Protocol):
     """A place for the journals of all queues of one host. All methods may be called from many threads."""
 
-    def commit(self, change: Change) -> None:
-        """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored."""
+    def commit(self, change: Change, turn: Turn | None = None) -> None:
+        """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
+
+        ``turn`` is left while the caller waits; it has the turn again when this returns or raises.
+        """
 
     def queues(self) -> list[QueueRow]: ...
     def queue(self, queue_id: str) -> QueueRow | None: ...

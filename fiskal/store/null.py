@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fiskal.fairlock import Turn
 from fiskal.store.interface import (
     ActionRow,
     Change,
@@ -21,7 +22,7 @@ from fiskal.store.interface import (
 class NullStore:
     """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
 
-    def commit(self, change: Change) -> None:
+    def commit(self, change: Change, turn: Turn | None = None) -> None:
         """Return at once."""
 
     def queues(self) -> list[QueueRow]:

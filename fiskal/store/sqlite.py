@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fiskal.errors import StoreError
+from fiskal.fairlock import Turn
 from fiskal.store.group import GroupCommit
 from fiskal.store.interface import (
     ActionRow,
@@ -164,7 +165,7 @@ class SqliteStore:
             self._lock.release()
             raise
 
-    def commit(self, change: Change) -> None:
+    def commit(self, change: Change, turn: Turn | None = None) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
 
         One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does
@@ -173,7 +174,7 @@ class SqliteStore:
         batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
         those that share its batch.
         """
-        self._group.commit(change)
+        self._group.commit(change, turn)
 
     def close(self) -> None:
         """Wait for the commit that is being written, then close. Later calls raise StoreError."""

@@ -14,7 +14,7 @@ import pytest
 
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
-from fiskal.queue.fairlock import FairLock, QueueBusy
+from fiskal.fairlock import FairLock, QueueBusy
 from fiskal.queue.settings import QueueSettings
 from fiskal.store import Change
 from tests.support.shop import DE, Shop, captions
@@ -204,11 +204,11 @@ class Interrupting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change) -> None:
+    def commit(self, change: Change, turn: Any = None) -> None:
         if self._left <= 0:
             raise self._error
         self._left -= 1
-        self._store.commit(change)
+        self._store.commit(change, turn)
 
 
 @pytest.mark.parametrize("error", [StoreError("disk full"), KeyboardInterrupt()])

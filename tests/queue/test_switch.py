@@ -192,11 +192,11 @@ def test_a_disk_that_fails_before_the_answer_leaves_the_switch_repeatable(
         def __getattr__(self, name: str) -> Any:
             return getattr(store, name)
 
-        def commit(self, change: Change) -> None:
+        def commit(self, change: Change, turn: Any = None) -> None:
             self.commits += 1
             if self.commits > 1:
                 raise StoreError("power cut")
-            store.commit(change)
+            store.commit(change, turn)
 
     queue._store = Dying()  # type: ignore[assignment]
     with pytest.raises(StoreError):

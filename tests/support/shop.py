@@ -38,6 +38,8 @@ class StepClock:
 class FaultyScu:
     """Passes every call on, unless told to fail it before or after the TSE has executed it."""
 
+    in_process = True
+
     def __init__(self, scu: Scu) -> None:
         self.scu = scu
         self.closed = False

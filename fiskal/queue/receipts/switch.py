@@ -78,7 +78,7 @@ def bind(work: Work) -> Switch:
             f"The SCU {scu_id} of the SCU switch is not in the local configuration.",
             hint="Put it back into 'scus' of fiskal.json and restart; then send this receipt again.",
         )
-    work.binding = binding
+    work.use(binding)
     return switch
 
 
