@@ -406,7 +406,10 @@ _X509_ERRORS: Final = (
     KeyError,
     UnsupportedAlgorithm,
     x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
 )
+"""What cryptography raises about certificates; much of it only when a member is looked at."""
 
 
 class _Certificate(NamedTuple):
@@ -651,8 +654,10 @@ class _Verifier:
                 missing.append((before.counter + 1, entry.counter - 1))
         tse.missing_counters = missing
         for first, last in missing:
-            # The request for its certificate may have cost a TSE one of its first three signatures.
-            usual = first == last and first <= 3 and tse.first_counter == 1
+            # The request for its certificate may have cost a TSE one of its first three signatures, long
+            # before its first transaction.
+            early = not any(entry.step for entry in entries[:3])
+            usual = first == last and first <= 3 and tse.first_counter == 1 and early
             if not usual and not self.filtered:
                 self.note(Severity.ERROR, Code.COUNTER_GAP, text=f"{first} to {last}")
         if tse.first_counter > 2:
