@@ -339,7 +339,7 @@ class ExportSessions:
         except ScuError as refused:
             error = refused
         except OSError as refused:
-            error = TseRejected("EXPORT_FAILED", f"The export could not be written: {refused}.")
+            error = TseRejected("EXPORT_FAILED", f"The export failed: {refused}.")
         except Exception as unexpected:
             log.exception("an export failed unexpectedly")
             error = TseRejected("EXPORT_FAILED", f"Internal error: {unexpected!r}")

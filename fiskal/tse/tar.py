@@ -423,7 +423,7 @@ def verify_tar(
     """Verify an archive read from a stream; what is wrong with it is in the report, never raised.
 
     ``filtered`` says that the export was asked for only a part of the log, so that gaps prove nothing.
-    Members are read one at a time; of each message some 200 bytes are kept, all of it only while its
+    Members are read one at a time; of each message some 300 bytes are kept, all of it only while its
     certificate has not come yet.
     """
     return _Verifier(trusted_roots, filtered).run(stream)

@@ -144,6 +144,7 @@ class RecordLog:
             raise damaged(f"{path} is missing: its signatures have been lost.") from error
         self.end = os.fstat(self._fd).st_size
         """Where the next record will lie."""
+        _staged(path).unlink(missing_ok=True)  # of a process that died while it erased
         self.base: Base | None = None
         self._find_base()
 
@@ -250,7 +251,7 @@ class RecordLog:
         the old or the new one.
         """
         forgotten, kept_from = self._split(up_to, keep_calls)
-        staged = self.path.with_name(self.path.name + ".new")
+        staged = _staged(self.path)
         staged.unlink(missing_ok=True)
         fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
@@ -322,9 +323,9 @@ class RecordLog:
 
     def _replace(self, staged: Path) -> None:
         """Put a new file in the place of the log; Windows wants the old one closed before."""
-        os.close(self._fd)
-        self._fd = -1
+        fd, self._fd = self._fd, -1
         try:
+            os.close(fd)
             staged.replace(self.path)
             sync_folder(self.path.parent)
         finally:
@@ -407,6 +408,11 @@ class RecordLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _staged(path: Path) -> Path:
+    """Where the log is written that will take the place of another."""
+    return path.with_name(path.name + ".new")
 
 
 class Snapshot:
