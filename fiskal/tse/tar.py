@@ -11,7 +11,6 @@ import enum
 import hashlib
 import itertools
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
@@ -408,6 +407,7 @@ _X509_ERRORS: Final = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
+    UserWarning,  # where warnings are made errors
 )
 """What cryptography raises about certificates; much of it only when a member is looked at."""
 
@@ -491,16 +491,14 @@ class _Verifier:
         own_name = name[:64].lower()
         found: list[bytes] = []
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # what is odd about a certificate is no news to Python
-                for certificate in load_certificates(data):
-                    key = certificate.public_key()
-                    if not isinstance(key, ec.EllipticCurvePublicKey):
-                        raise TypeError("its key does not lie on an elliptic curve")
-                    serial = serial_of_point(point_of(key))
-                    found.append(serial)
-                    self.all_certificates.append(certificate)
-                    self.certificates.setdefault(serial, _Certificate(certificate, key))
+            for certificate in load_certificates(data):
+                key = certificate.public_key()
+                if not isinstance(key, ec.EllipticCurvePublicKey):
+                    raise TypeError("its key does not lie on an elliptic curve")
+                serial = serial_of_point(point_of(key))
+                found.append(serial)
+                self.all_certificates.append(certificate)
+                self.certificates.setdefault(serial, _Certificate(certificate, key))
         except _X509_ERRORS as error:
             self.note(Severity.WARNING, Code.CERTIFICATE_UNREADABLE, name, str(error))
             return
@@ -606,18 +604,16 @@ class _Verifier:
         first = min(entry.log_time for entry in entries)
         last = max(entry.log_time for entry in entries)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                chain = order_chain(held.certificate, [*self.all_certificates, *self.trusted])
-                tse.trust = self.judge(chain.certificates)
-                times = [
-                    (
-                        from_unix(int(certificate.not_valid_before_utc.timestamp())),
-                        from_unix(int(certificate.not_valid_after_utc.timestamp())),
-                        certificate.subject.rfc4514_string(),
-                    )
-                    for certificate in chain.certificates
-                ]
+            chain = order_chain(held.certificate, [*self.all_certificates, *self.trusted])
+            tse.trust = self.judge(chain.certificates)
+            times = [
+                (
+                    from_unix(int(certificate.not_valid_before_utc.timestamp())),
+                    from_unix(int(certificate.not_valid_after_utc.timestamp())),
+                    certificate.subject.rfc4514_string(),
+                )
+                for certificate in chain.certificates
+            ]
         except _X509_ERRORS as error:
             tse.trust = Trust.BROKEN
             self.note(Severity.ERROR, Code.CHAIN_BROKEN, text=str(error))

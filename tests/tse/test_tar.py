@@ -397,6 +397,14 @@ def test_members_that_are_missing_strange_or_misnamed() -> None:
     assert report.codes == {"CERTIFICATE_UNREADABLE", "UNKNOWN_FILE", "NAME_MISMATCH", "UNTRUSTED_ROOT"}
 
 
+def test_messages_before_their_certificate_are_kept_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = archive([("info.csv", INFO), *named(tse().day()), *certificates(tse().chain)])
+    monkeypatch.setattr("fiskal.tse.tar.MAX_UNVERIFIED_BYTES", 500)
+    report = verify(content)
+    assert (report.valid, report.unchecked, report.ok) == (3, 3, False)
+    assert "NO_CERTIFICATE" in report.codes
+
+
 def test_two_tses_in_one_archive() -> None:
     other = Tse()
     content = archive(
