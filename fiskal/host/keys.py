@@ -28,7 +28,7 @@ class _Pending(typing.NamedTuple):
     lacking: str
 
 
-_NO_TAR = "it exports no TAR files from the TSE"
+_NO_TAR = "its closings export no TAR files from the TSE"
 _NO_DSFINVK = "it makes no DSFinV-K export"
 
 PENDING: Final[dict[str, _Pending]] = {

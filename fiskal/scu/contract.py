@@ -246,8 +246,14 @@ class Scu(Protocol):
         self, request: StartExportSessionByTransactionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse: ...
     def export_data(
-        self, request: ExportDataRequest, deadline: Deadline | None = None
-    ) -> ExportDataResponse: ...
+        self, request: ExportDataRequest, deadline: Deadline | None = None, *, offset: int | None = None
+    ) -> ExportDataResponse:
+        """Return the next chunk; with ``offset``, the bytes received so far, the one that begins there.
+
+        A call without an answer may so be repeated.
+        """
+        ...
+
     def end_export_session(
         self, request: EndExportSessionRequest, deadline: Deadline | None = None
     ) -> EndExportSessionResponse: ...

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, TypeVar
 
 from cryptography import x509
@@ -47,7 +48,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.driver import Call, Driver, Op, Signed, Verdict, request_sha256
+from fiskal.scu.driver import Call, Driver, Op, Selection, Signed, Verdict, request_sha256
 from fiskal.scu.errors import (
     ClientError,
     Misconfigured,
@@ -57,6 +58,7 @@ from fiskal.scu.errors import (
     TseRejected,
     Unreachable,
 )
+from fiskal.scu.exports import ExportSessions, ExportSettings, Session
 from fiskal.scu.refusals import (
     certificate_expired,
     client_has_open_transactions,
@@ -69,6 +71,7 @@ from fiskal.scu.refusals import (
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse
+from fiskal.tse.tar import Sink
 from fiskal.tse.verify import SignatureCheck, Statement
 
 log = logging.getLogger(__name__)
@@ -99,6 +102,7 @@ class ScuCore:
         verify_signatures: bool | None = None,
         info_cache_s: float = 60.0,
         lock_timeout_s: float = 60.0,
+        exports: ExportSettings | None = None,
     ) -> None:
         if calls is None and not driver.remembers_calls:
             raise ConfigurationError("This TSE does not remember its calls: give ScuCore a call store.")
@@ -109,6 +113,7 @@ class ScuCore:
         self._lock_timeout_s = lock_timeout_s
         self._lock = threading.Lock()
         self._closed = False
+        self._exports = ExportSessions(exports or ExportSettings(), self._export)
         self._verify = not driver.key_in_process if verify_signatures is None else verify_signatures
         self._check: SignatureCheck | None = None
 
@@ -506,25 +511,83 @@ class ScuCore:
     def start_export_session(
         self, request: StartExportSessionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        raise _no_exports()
+        return self._start_export(Selection(client_id=request.client_id or None), request.erase, deadline)
 
     def start_export_session_by_time_stamp(
         self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        raise _no_exports()
+        _check_range(request.from_, request.to)
+        return self._start_export(
+            Selection(client_id=request.client_id or None, first_time=request.from_, last_time=request.to),
+            False,
+            deadline,
+        )
 
     def start_export_session_by_transaction(
         self, request: StartExportSessionByTransactionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        raise _no_exports()
+        _check_range(request.from_, request.to)
+        return self._start_export(
+            Selection(
+                client_id=request.client_id or None, first_number=request.from_, last_number=request.to
+            ),
+            False,
+            deadline,
+        )
 
-    def export_data(self, request: ExportDataRequest, deadline: Deadline | None = None) -> ExportDataResponse:
-        raise _no_exports()
+    def _start_export(
+        self, selection: Selection, erase: bool, deadline: Deadline | None
+    ) -> StartExportSessionResponse:
+        info = self.get_tse_info(deadline)
+        if info.current_state is TseStates.UNINITIALIZED:
+            raise wrong_state(info.current_state)
+        if not selection.whole and not self._driver.filters_exports:
+            raise NotSupported("NOT_IMPLEMENTED", "This TSE can only export its whole log.")
+        serial = info.serial_number_octet.lower()
+        return StartExportSessionResponse(
+            token_id=self._exports.start(selection, erase, serial), tse_serial_number_octet=serial
+        )
+
+    def export_data(
+        self, request: ExportDataRequest, deadline: Deadline | None = None, *, offset: int | None = None
+    ) -> ExportDataResponse:
+        return self._exports.read(request, offset)
 
     def end_export_session(
         self, request: EndExportSessionRequest, deadline: Deadline | None = None
     ) -> EndExportSessionResponse:
-        raise _no_exports()
+        return self._exports.end(request, lambda session: self._erase(session, deadline))
+
+    def _export(self, selection: Selection, out: Sink) -> int:
+        return self._driver.export(selection, out, self._turn)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._enter(None)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _erase(self, session: Session, deadline: Deadline | None) -> bool:
+        """Delete what an export contains. A failure is no error: the data is safe, and there is a next time."""
+
+        def erase() -> bool:
+            info = self._refresh(deadline)
+            open_count = info.current_number_of_started_transactions
+            if open_count and not self._driver.erases_with_open_transactions:
+                log.warning(
+                    "export %s: %d transactions are open, nothing is erased", session.token, open_count
+                )
+                return False
+            self._driver.erase(session.last_counter, deadline)
+            return True
+
+        try:
+            return self._administer(deadline, erase)
+        except ScuError as error:
+            log.warning("export %s: the TSE did not erase its log: %s", session.token, error)
+            return False
 
     # ---- the rest ---------------------------------------------------------------------------
 
@@ -532,7 +595,11 @@ class ScuCore:
         return ScuDeEchoResponse(message=request.message)
 
     def close(self) -> None:
-        """Wait for the call in progress, then close driver and call store; further calls are refused."""
+        """Wait for the call in progress, then close driver and call store; further calls are refused.
+
+        Exports are given up.
+        """
+        self._exports.close()
         with self._lock:
             if self._closed:
                 return
@@ -544,8 +611,9 @@ class ScuCore:
                     self._calls.close()
 
 
-def _no_exports() -> NotSupported:
-    return NotSupported("NOT_IMPLEMENTED", "Exports of the TSE's log are not offered by this version.")
+def _check_range(first: int, last: int) -> None:
+    if first > last:
+        raise ClientError("INVALID_RANGE", "From is greater than To.")
 
 
 def _decode(process_data_base64: str) -> bytes:

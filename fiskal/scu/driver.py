@@ -1,19 +1,22 @@
 """What a TSE family has to bring: a driver with small primitives. The rest is :mod:`fiskal.scu.core`.
 
-The core calls a driver from one thread at a time, under its lock, and has checked state, client and number
-before. A driver raises :class:`fiskal.scu.errors.ScuError` and chooses the class by what is known: a call
-that may have been executed is ``OutcomeUnknown``, everything else certainly was not.
+The core calls a driver from one thread at a time (but for ``export``), under its lock, and has checked state,
+client and number before. A driver raises :class:`fiskal.scu.errors.ScuError` and chooses the class by what is
+known: a call that may have been executed is ``OutcomeUnknown``, everything else certainly was not.
 """
 
 from __future__ import annotations
 
 import enum
 import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Literal, Protocol
 
 import msgspec
 
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
+from fiskal.tse.tar import Sink
 
 Op = Literal["start", "update", "finish"]
 
@@ -57,6 +60,33 @@ class Remembered(msgspec.Struct, frozen=True):
     signed: Signed
 
 
+class Selection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of the log is exported; all limits are inclusive, None is no limit.
+
+    Within the times (ticks) everything is part of it. A client or transaction numbers select transaction logs,
+    and with them the system and audit logs between the first and the last of these (TR-03151-1 §4.5).
+    """
+
+    client_id: str | None = None
+    first_time: int | None = None
+    last_time: int | None = None
+    first_number: int | None = None
+    last_number: int | None = None
+
+    @property
+    def by_transaction(self) -> bool:
+        return self.client_id is not None or self.first_number is not None or self.last_number is not None
+
+    @property
+    def whole(self) -> bool:
+        """Nothing is left out."""
+        return not self.by_transaction and self.first_time is None and self.last_time is None
+
+
+Turn = Callable[[], AbstractContextManager[None]]
+"""``with turn():`` waits for the TSE and has it alone until the end of the block."""
+
+
 class Verdict(enum.Enum):
     """What :meth:`Driver.reconcile` found if it is not the answer itself."""
 
@@ -81,6 +111,10 @@ class Driver(Protocol):
     """:meth:`reconcile` of a start needs the open numbers from before the call."""
     terminates_uninitialized: bool
     """The vendor allows to disable a TSE that was never initialised."""
+    filters_exports: bool
+    """:meth:`export` can leave out a part of the log."""
+    erases_with_open_transactions: bool
+    """:meth:`erase` is allowed while transactions are open."""
 
     def start(self, call: Call, deadline: Deadline | None) -> Signed: ...
     def update(self, call: Call, deadline: Deadline | None) -> Signed: ...
@@ -102,6 +136,21 @@ class Driver(Protocol):
     def unregister(self, client_id: str, deadline: Deadline | None) -> None: ...
     def set_time(self, deadline: Deadline | None) -> None: ...
     def self_test(self, deadline: Deadline | None) -> None: ...
+
+    def export(self, selection: Selection, out: Sink, turn: Turn) -> int:
+        """Write the log as a TAR archive to ``out``; return its greatest signatureCounter, 0 without any.
+
+        The one method that is called beside others, from a thread of its own, one at a time: it takes the TSE
+        with ``turn`` in pieces no longer than about a signature. An error that ``out`` raises ends it.
+        """
+        ...
+
+    def erase(self, last_counter: int, deadline: Deadline | None) -> None:
+        """Delete the messages up to ``last_counter``, and none behind it.
+
+        A driver whose device can only delete everything raises ``TseRejected`` if there are newer ones.
+        """
+        ...
 
     def recall(self, call: Call) -> Remembered | None:
         """Return the last execution of the call's key (op, client, queue item, number), if there is one.

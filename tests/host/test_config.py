@@ -89,8 +89,8 @@ def test_settings_under_every_spelling(
         ({"duplicate_window_s": 86_401}, "duplicate_window_s must be from 0"),
         (
             {"TarFileExportMode": "Erased"},
-            "'TarFileExportMode' is 'Erased', which this version cannot do: it "
-            "exports no TAR files from the TSE. Remove the key, or set it to None",
+            "'TarFileExportMode' is 'Erased', which this version cannot do: its "
+            "closings export no TAR files from the TSE. Remove the key, or set it to None",
         ),
         ({"tar_file_export_mode": "some"}, "must be None, All or Erased, not 'some'"),
         ({"EnableTarFileExport": True}, "'TarFileExportMode' is 'All', which this version cannot do"),

@@ -14,20 +14,15 @@ from fiskal.clock import from_unix, to_unix
 from fiskal.scu.contract import (
     EMPTY_GUID,
     Deadline,
-    EndExportSessionRequest,
-    ExportDataRequest,
     RegisterClientIdRequest,
     ScuDeEchoRequest,
-    StartExportSessionByTimeStampRequest,
-    StartExportSessionByTransactionRequest,
-    StartExportSessionRequest,
     StartTransactionRequest,
     TseState,
     TseStates,
     UnregisterClientIdRequest,
 )
 from fiskal.scu.core import ScuCore
-from fiskal.scu.errors import ClientError, NotSupported, ScuError, TseRejected, Unreachable
+from fiskal.scu.errors import ClientError, ScuError, TseRejected, Unreachable
 from fiskal.scu.software import SoftwareTse
 from fiskal.tse.algorithms import CURVES
 from fiskal.tse.certificates import load_chain
@@ -436,18 +431,6 @@ def test_a_closed_scu(scu: ScuCore, pos: Any) -> None:
     assert (error.code, type(error)) == ("TSE_NOT_AVAILABLE", Unreachable)
     assert str(error).startswith("The TSE is not available.")
     assert scu.echo(ScuDeEchoRequest(message=None)).message is None
-
-
-def test_exports_come_later(scu: ScuCore) -> None:
-    for call in (
-        lambda: scu.start_export_session(StartExportSessionRequest()),
-        lambda: scu.start_export_session_by_time_stamp(StartExportSessionByTimeStampRequest()),
-        lambda: scu.start_export_session_by_transaction(StartExportSessionByTransactionRequest()),
-        lambda: scu.export_data(ExportDataRequest(token_id="x")),
-        lambda: scu.end_export_session(EndExportSessionRequest(token_id="x")),
-    ):
-        error = refused(call)
-        assert (error.code, type(error)) == ("NOT_IMPLEMENTED", NotSupported)
 
 
 def test_many_threads_through_one_tse(scu: ScuCore, make_pos: Any) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
 from fiskal.clock import Clock, now
 from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
 from fiskal.scu.core import ScuCore
+from fiskal.scu.exports import ExportSettings
 from fiskal.scu.software.tse import NOT_CERTIFIED_WARNING, SoftwareTse
 
 __all__ = ["NOT_CERTIFIED_WARNING", "SoftwareTse", "open_software_tse"]
@@ -36,6 +38,7 @@ def open_software_tse(
         ),
         clock=clock,
         verify_signatures=verify_signatures,
+        exports=ExportSettings(folder=Path(directory) / "exports"),
     )
     try:
         wanted = list(client_ids)

@@ -6,6 +6,7 @@
 ``chain.pem``      the certificates: TSE, sub CA, root
 ``messages.log``   every signature (:mod:`fiskal.scu.software.log`)
 ``checkpoint``     the state after some record of the log; may be deleted, the log then is read whole
+``exports``        TAR files of export sessions that are in use; emptied at the start
 ``lock``           held by the process that uses the TSE
 =================  ==================================================================================
 """
@@ -38,8 +39,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Checkpoint(msgspec.Struct, kw_only=True):
-    """What the records before ``offset`` add up to. Times are ms since 1970."""
+    """What the records before ``offset`` of the log after ``erasures`` add up to. Times are ms since 1970."""
 
+    erasures: int = 0
     offset: int = 0
     counter: int = 0
     number: int = 0
@@ -74,9 +76,21 @@ def sync_folder(folder: Path) -> None:
             os.close(fd)
 
 
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    return msgspec.json.encode(checkpoint)
+
+
+def decode_checkpoint(data: bytes) -> Checkpoint | None:
+    """Read what :func:`encode_checkpoint` wrote; None if it is something else."""
+    try:
+        return msgspec.json.decode(data, type=Checkpoint)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint. It is not synced: one that did not reach the disk only costs a longer start."""
-    body = msgspec.json.encode(checkpoint)
+    body = encode_checkpoint(checkpoint)
     staged = path.with_name(path.name + ".new")
     staged.write_bytes(b"%08x\n%b" % (zlib.crc32(body), body))
     staged.replace(path)
@@ -90,10 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
         return None
     if crc != b"%08x" % zlib.crc32(body):
         return None
-    try:
-        return msgspec.json.decode(body, type=Checkpoint)
-    except msgspec.DecodeError:
-        return None
+    return decode_checkpoint(body)
 
 
 class FolderLock:

@@ -7,6 +7,11 @@
            | u64 transactionNumber | i64 logTime | i64 start time (ms since 1970; a finish only)
            | queue item id | client id | log message (DER, TR-03151)
 
+A log from which an export was erased begins with one record of another kind, the base: what the erased messages
+added up to (a :class:`fiskal.scu.software.folder.Checkpoint`). Behind it lie copies of the latest erased calls,
+which are still remembered but no longer exported, and then the messages that there are. Erasing writes a new
+file and puts it in place of the old one, so there is always exactly one of the two.
+
 A process that dies can only cut the last record short; that tail is cut off on opening, for its signature was
 never answered. Anything else that does not read is damage, and is reported instead of repaired.
 """
@@ -21,9 +26,10 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected
+from fiskal.scu.software.folder import Checkpoint, decode_checkpoint, encode_checkpoint, sync_folder
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +52,8 @@ OP_INITIALIZE: Final = 6
 OP_TERMINATE: Final = 7
 OP_OTHER: Final = 8
 """A message that changes nothing but counter and time."""
+OP_BASE: Final = 9
+"""No message: the first record of a log that was erased. ``number`` counts the erasures of the TSE."""
 
 
 class Record(NamedTuple):
@@ -63,9 +71,43 @@ class Record(NamedTuple):
     message: bytes
 
 
+class Base(NamedTuple):
+    """The first record of a log from which was erased.
+
+    Messages that there are begin at ``first``; ``checkpoint`` is the state at its ``offset`` behind some of
+    them.
+    """
+
+    erasures: int
+    first: int
+    checkpoint: Checkpoint
+
+
 def damaged(text: str) -> Misconfigured:
     """A log that cannot be what was written: a person has to look at it."""
     return Misconfigured("LOG_DAMAGED", text)
+
+
+def encode(
+    op: int,
+    counter: int,
+    number: int,
+    unix_ms: int,
+    start_unix_ms: int,
+    queue_item_id: bytes,
+    client_id: bytes,
+    message: bytes,
+) -> bytes:
+    """Return one record."""
+    body = b"".join(
+        (
+            _HEAD.pack(op, len(client_id), len(queue_item_id), counter, number, unix_ms, start_unix_ms),
+            queue_item_id,
+            client_id,
+            message,
+        )
+    )
+    return _FRAME.pack(MAGIC, len(body), zlib.crc32(body)) + body
 
 
 def _parse(frame: bytes, body: bytes, offset: int) -> Record | None:
@@ -102,6 +144,34 @@ class RecordLog:
             raise damaged(f"{path} is missing: its signatures have been lost.") from error
         self.end = os.fstat(self._fd).st_size
         """Where the next record will lie."""
+        _staged(path).unlink(missing_ok=True)  # of a process that died while it erased
+        self.base: Base | None = None
+        self._find_base()
+
+    @property
+    def first(self) -> int:
+        """Where the first message lies that was not erased."""
+        return 0 if self.base is None else self.base.first
+
+    @property
+    def erasures(self) -> int:
+        """How often the TSE was erased."""
+        return 0 if self.base is None else self.base.erasures
+
+    def _find_base(self) -> None:
+        """Read the base if the log has one. One that does not read is damage that recovery reports."""
+        self.base = None
+        try:
+            record = self.read(0)
+        except Misconfigured:
+            return
+        if record.op == OP_BASE:
+            checkpoint = decode_checkpoint(record.message)
+            if checkpoint is None:
+                raise damaged(f"The base of {self.path} cannot be read.")
+            first = record.end + record.start_unix_ms
+            checkpoint.offset = record.end + record.unix_ms
+            self.base = Base(record.number, first, checkpoint)
 
     def append(
         self,
@@ -119,15 +189,7 @@ class RecordLog:
         Raises ``TseRejected`` MEMORY_FULL if the disk took nothing of it, ``OutcomeUnknown`` if what the
         disk took is not known; then the log must be opened again before it is used.
         """
-        body = b"".join(
-            (
-                _HEAD.pack(op, len(client_id), len(queue_item_id), counter, number, unix_ms, start_unix_ms),
-                queue_item_id,
-                client_id,
-                message,
-            )
-        )
-        record = _FRAME.pack(MAGIC, len(body), zlib.crc32(body)) + body
+        record = encode(op, counter, number, unix_ms, start_unix_ms, queue_item_id, client_id, message)
         offset = self.end
         try:
             written = os.write(self._fd, record)
@@ -166,25 +228,110 @@ class RecordLog:
             raise damaged(f"There is no whole record at byte {offset} of {self.path}.")
         return record
 
-    def records(self, offset: int = 0) -> Iterator[Record]:
-        """Read the records from ``offset`` to the end there is now.
+    def snapshot(self) -> Snapshot:
+        """Return the messages there are now. Close it; until then it can be read, whatever happens to the log.
+
+        Not to be called while another thread uses the log.
+        """
+        return Snapshot(self.path, self.first, self.end)
+
+    def records(self) -> Iterator[Record]:
+        """Read the messages there are now.
 
         Raises ``Misconfigured`` LOG_DAMAGED at the first record that does not read.
         """
-        return self._read_to(self.end, offset)
+        with self.snapshot() as snapshot:
+            yield from snapshot.records()
 
-    def _read_to(self, end: int, offset: int) -> Iterator[Record]:
-        with self.path.open("rb", buffering=_CHUNK) as file:
-            file.seek(offset)
-            while offset < end:
-                frame = file.read(_FRAME.size)
-                record = None
-                if len(frame) == _FRAME.size:
-                    record = _parse(frame, file.read(min(_FRAME.unpack(frame)[1], MAX_BODY)), offset)
+    def erase(self, up_to: int, checkpoint: Checkpoint, keep_calls: int, more: bytes) -> None:
+        """Replace the log by one without the messages up to the counter ``up_to``.
+
+        ``checkpoint`` is the state now; the latest ``keep_calls`` calls stay remembered; ``more`` is the record
+        that is appended in the same act. Afterwards the log has to be recovered, also after an error: it is
+        the old or the new one.
+        """
+        forgotten, kept_from = self._split(up_to, keep_calls)
+        staged = _staged(self.path)
+        staged.unlink(missing_ok=True)
+        fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+        try:
+            with os.fdopen(fd, "wb", buffering=_CHUNK) as out, self.path.open("rb") as log_file:
+                remembered = sum(length for _, length in forgotten)
+                kept = self.end - kept_from
+                out.write(
+                    encode(
+                        OP_BASE,
+                        checkpoint.counter,
+                        self.erasures + 1,
+                        remembered + kept,
+                        remembered,
+                        b"",
+                        b"",
+                        encode_checkpoint(checkpoint),
+                    )
+                )
+                for offset, length in forgotten:
+                    log_file.seek(offset)
+                    out.write(log_file.read(length))
+                log_file.seek(kept_from)
+                while kept:
+                    piece = log_file.read(min(kept, _CHUNK))
+                    if not piece:
+                        raise damaged(f"{self.path} ends before its end.")
+                    out.write(piece)
+                    kept -= len(piece)
+                out.write(more)
+                out.flush()
+                os.fsync(out.fileno())
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
+        self._replace(staged)
+
+    def _split(self, up_to: int, keep_calls: int) -> tuple[list[tuple[int, int]], int]:
+        """Walk back from the end: offsets and lengths of the latest erased calls, and where the rest begins."""
+        remembered: list[tuple[int, int]] = []
+        kept_from = boundary = self.end
+        if boundary == 0:
+            return remembered, kept_from
+        with (
+            self.path.open("rb") as file,
+            mmap.mmap(file.fileno(), boundary, access=mmap.ACCESS_READ) as view,
+        ):
+            at = boundary
+            looks = 4 * keep_calls
+            while boundary > 0 and looks > 0 and len(remembered) < keep_calls:
+                at = view.rfind(MAGIC, 0, at + len(MAGIC) - 1)
+                if at < 0:
+                    raise damaged(f"The record that ends at byte {boundary} of {self.path} is damaged.")
+                if at + _FRAME.size > boundary:
+                    continue
+                record = _parse(view[at : at + _FRAME.size], view[at + _FRAME.size : boundary], at)
                 if record is None:
-                    raise damaged(f"The record at byte {offset} of {self.path} is damaged.")
-                yield record
-                offset = record.end
+                    continue  # these bytes are part of a message
+                if record.op == OP_BASE:
+                    break
+                if record.counter > up_to:
+                    kept_from = at
+                else:
+                    looks -= 1
+                    if record.op <= OP_FINISH and record.queue_item_id:
+                        remembered.append((at, boundary - at))
+                boundary = at
+        remembered.reverse()
+        return remembered, kept_from
+
+    def _replace(self, staged: Path) -> None:
+        """Put a new file in the place of the log; Windows wants the old one closed before."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+            staged.replace(self.path)
+            sync_folder(self.path.parent)
+        finally:
+            self._fd = os.open(self.path, os.O_RDWR | os.O_APPEND | getattr(os, "O_BINARY", 0))
+            self.end = os.fstat(self._fd).st_size
+            self._find_base()
 
     def recover(self, offset: int) -> Iterator[Record]:
         """Read the records from ``offset`` to the end of the file and cut off a torn last one.
@@ -258,7 +405,48 @@ class RecordLog:
         os.fsync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _staged(path: Path) -> Path:
+    """Where the log is written that will take the place of another."""
+    return path.with_name(path.name + ".new")
+
+
+class Snapshot:
+    """The messages of a log at one moment, in a file of its own that nobody changes before ``end``."""
+
+    def __init__(self, path: Path, first: int, end: int) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=_CHUNK)
+        self._first = first
+        self._end = end
+
+    def records(self) -> Iterator[Record]:
+        """Read the messages from the first on. Raises ``Misconfigured`` LOG_DAMAGED where one does not read."""
+        file = self._file
+        offset = self._first
+        file.seek(offset)
+        while offset < self._end:
+            frame = file.read(_FRAME.size)
+            record = None
+            if len(frame) == _FRAME.size:
+                record = _parse(frame, file.read(min(_FRAME.unpack(frame)[1], MAX_BODY)), offset)
+            if record is None:
+                raise damaged(f"The record at byte {offset} of {self._path} is damaged.")
+            yield record
+            offset = record.end
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _is_torn(tail: bytes) -> bool:

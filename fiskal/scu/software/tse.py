@@ -17,10 +17,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, now
+from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, now, to_unix
 from fiskal.errors import ConfigurationError
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
-from fiskal.scu.driver import Call, Remembered, Signed, Verdict, request_sha256
+from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict, request_sha256
 from fiskal.scu.errors import ClientError, Misconfigured, TseRejected
 from fiskal.scu.refusals import (
     client_has_open_transactions,
@@ -40,7 +40,7 @@ from fiskal.scu.software.folder import (
     write_atomically,
     write_checkpoint,
 )
-from fiskal.scu.software.log import Record, RecordLog
+from fiskal.scu.software.log import Record, RecordLog, Snapshot
 from fiskal.tse._native import (
     LOG_FINISH,
     LOG_START,
@@ -52,7 +52,8 @@ from fiskal.tse._native import (
 )
 from fiskal.tse.algorithms import Curve, KeyNotUsable, curve_by_name, point_of, serial_of_point
 from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
-from fiskal.tse.logmessage import parse
+from fiskal.tse.logmessage import build_file_name, parse
+from fiskal.tse.tar import Sink, info_csv, write_archive
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ NOT_CERTIFIED_WARNING: Final = (
 )
 CERTIFICATION: Final = "fiskal-simulation (NOT CERTIFIED)"
 FIRMWARE: Final = "fiskal software TSE 1.0"
+MANUFACTURER: Final = "fiskal (NOT CERTIFIED)"
+VERSION: Final = "1.0.0"
 
 MAX_CLIENTS: Final = 199
 MAX_OPEN_TRANSACTIONS: Final = 512
@@ -97,6 +100,8 @@ class SoftwareTse:
     remembers_calls = True
     needs_open_numbers = False
     terminates_uninitialized = False
+    filters_exports = True
+    erases_with_open_transactions = False
 
     def __init__(
         self,
@@ -160,7 +165,14 @@ class SoftwareTse:
 
     def _recover(self) -> None:
         """Rebuild what is in memory from the checkpoint and the log behind it."""
-        checkpoint = read_checkpoint(self.directory / "checkpoint") or Checkpoint()
+        checkpoint = read_checkpoint(self.directory / "checkpoint")
+        if checkpoint is not None and checkpoint.erasures > self._log.erasures:
+            raise records.damaged(
+                f"{self._log.path} is older than the checkpoint: signatures have been lost."
+            )
+        if checkpoint is None or checkpoint.erasures != self._log.erasures:
+            # None, or one of the log before it was erased.
+            checkpoint = Checkpoint() if self._log.base is None else self._log.base.checkpoint
         self._counter = checkpoint.counter
         self._number = checkpoint.number
         self._last_ms = checkpoint.last_unix_ms
@@ -210,22 +222,23 @@ class SoftwareTse:
             self._older = recent
             self._recent = {}
 
+    def _state_now(self) -> Checkpoint:
+        return Checkpoint(
+            erasures=self._log.erasures,
+            offset=self._log.end,
+            counter=self._counter,
+            number=self._number,
+            last_unix_ms=self._last_ms,
+            state=self._state,
+            clients=list(self._clients),
+            open=self._open,
+        )
+
     def _checkpoint(self) -> None:
         """Shorten the next start. A disk that does not take it costs nothing else."""
         self._checkpoint_at = self._counter + self._checkpoint_every
         try:
-            write_checkpoint(
-                self.directory / "checkpoint",
-                Checkpoint(
-                    offset=self._log.end,
-                    counter=self._counter,
-                    number=self._number,
-                    last_unix_ms=self._last_ms,
-                    state=self._state,
-                    clients=list(self._clients),
-                    open=self._open,
-                ),
-            )
+            write_checkpoint(self.directory / "checkpoint", self._state_now())
         except OSError as error:
             log.warning("the checkpoint of %s could not be written: %s", self.directory, error)
 
@@ -496,7 +509,7 @@ class SoftwareTse:
             current_number_of_started_transactions=len(self._open),
             current_started_transaction_numbers=list(self._open),
             current_number_of_signatures=self._counter,
-            current_log_memory_size=self._log.end,
+            current_log_memory_size=self._log.end - self._log.first,
             current_state=self._state,
         )
 
@@ -568,11 +581,68 @@ class SoftwareTse:
         remembered = self.recall(call)
         return Verdict.NOT_EXECUTED if remembered is None else remembered.signed
 
+    # ---- exports ------------------------------------------------------------------------------
+
+    def export(self, selection: Selection, out: Sink, turn: Turn) -> int:
+        with turn():
+            if self._in_doubt:
+                self._recover()
+            snapshot = self._log.snapshot()
+            mtime = to_unix(self._clock())
+        last_counter = 0
+
+        def chosen() -> Iterator[tuple[str, bytes]]:
+            nonlocal last_counter
+            for record in _choose(snapshot, selection):
+                last_counter = record.counter
+                yield build_file_name(parse(record.message)), record.message
+
+        with snapshot:
+            info = info_csv(FIRMWARE, MANUFACTURER, VERSION)
+            write_archive(out, info=info, chain=self._chain, messages=chosen(), mtime=mtime)
+        return last_counter
+
+    def erase(self, last_counter: int, deadline: Deadline | None) -> None:
+        """Delete the messages up to ``last_counter``; the system log that says so is the first of the next ones.
+
+        The new log takes the place of the old one in one step, with the message in it: who dies before has
+        erased nothing, who dies behind it everything. Raises ``TseRejected`` OPEN_TRANSACTIONS, WRONG_STATE,
+        ERASE_FAILED.
+        """
+        counter = self._next_counter()
+        self._require_initialized()
+        if self._open:
+            raise TseRejected("OPEN_TRANSACTIONS", f"The TSE has {len(self._open)} open transactions.")
+        if self._log.read(self._log.first).counter > last_counter:
+            return  # it was erased before
+        unix_ms = self._now_ms()
+        v2 = self.description.log_version == 2
+        digest = self._builder.system(
+            b"deleteStoredData" if v2 else b"deleteLogMessages",
+            self._data((_PRINTABLE_STRING, b"admin")) if v2 else b"",
+            counter,
+            unix_ms,
+            origin=b"integration-interface",
+            user=b"admin",
+        )
+        signature = plain_signature(self._key.sign(digest, self._prehashed), self._scalar_size)
+        message = self._builder.seal(signature)
+        record = records.encode(records.OP_OTHER, counter, 0, unix_ms, 0, b"", b"", message)
+        self._in_doubt = True
+        try:
+            self._log.erase(last_counter, self._state_now(), RECENT_CALLS, record)
+        except OSError as error:
+            raise TseRejected("ERASE_FAILED", f"The log of the TSE cannot be erased: {error}.") from error
+        self._recover()
+        self._checkpoint()
+
+    # ---- the log ------------------------------------------------------------------------------
+
     def messages(self, from_counter: int = 1) -> Iterator[tuple[int, bytes]]:
         """Read the log: signatureCounter and DER of every message from ``from_counter`` on.
 
-        May be called while others sign; ends with what was written at the call. Raises ``Misconfigured``
-        LOG_DAMAGED.
+        Without what was erased. May be called while others sign; ends with what was written at the call. Raises
+        ``Misconfigured`` LOG_DAMAGED.
         """
         for record in self._log.records():
             if record.counter >= from_counter:
@@ -595,6 +665,51 @@ class SoftwareTse:
 
 
 _PRINTABLE_STRING: Final = 0x13
+
+
+def _choose(snapshot: Snapshot, selection: Selection) -> Iterator[Record]:
+    """The records that a selection means; read twice if the first and last of them have to be found."""
+    first_ms = _first_ms(selection.first_time)
+    last_ms = _last_ms(selection.last_time)
+
+    def in_time() -> Iterator[Record]:
+        for record in snapshot.records():
+            if first_ms <= record.unix_ms <= last_ms:
+                yield record
+
+    if not selection.by_transaction:
+        yield from in_time()
+        return
+    first_number = selection.first_number or 0
+    last_number = MAX_COUNTER if selection.last_number is None else selection.last_number
+
+    def matches(record: Record) -> bool:
+        return (
+            record.op <= records.OP_FINISH
+            and first_number <= record.number <= last_number
+            and selection.client_id in (None, record.client_id)
+        )
+
+    first = last = 0
+    for record in in_time():
+        if matches(record):
+            first = first or record.counter
+            last = record.counter
+    for record in in_time():
+        if record.counter > last:
+            return
+        if matches(record) or (record.op > records.OP_FINISH and record.counter >= first):
+            yield record
+
+
+def _first_ms(ticks: int | None) -> int:
+    """The first whole millisecond that is not before a moment."""
+    return -(2**63) if ticks is None else -((UNIX_EPOCH_TICKS - ticks) // TICKS_PER_MILLISECOND)
+
+
+def _last_ms(ticks: int | None) -> int:
+    """The last whole millisecond that is not after a moment."""
+    return 2**63 if ticks is None else (ticks - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
 
 
 @contextlib.contextmanager
