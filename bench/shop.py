@@ -80,7 +80,8 @@ class MemoryOfQueues(NullStore):
     def __init__(self) -> None:
         self._rows: dict[str, QueueRow] = {}
 
-    def commit(self, change: Change, turn: Turn | None = None) -> None:
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+        super().commit(change, turn, in_turn=in_turn)
         for row in change.queues:
             self._rows[row.ftQueueId] = row._replace(StartMoment=1)
 

@@ -82,7 +82,7 @@ def new_config(
     scu_id = str(uuid.uuid4())
     return HostConfig(
         cash_box_id=guid("cash box id", cash_box_id),
-        access_token=secrets.token_urlsafe(32),
+        access_token=secrets.token_hex(32),
         queues=[
             QueueConfig(
                 id=queue, client_id=check_client_id(client_id or f"POS-{queue[:8].upper()}"), scu_id=scu_id

@@ -72,6 +72,9 @@ _HANDLERS: dict[int, Handler] = {
     ReceiptCase.FINISH_SCU_SWITCH: switch.finish,
     ReceiptCase.MIGRATION: closings.migration,
 }
+NOT_FOUND = b""
+"""No answer is empty: the past has none for a request."""
+
 RESEND_WITHIN_TICKS = 15 * 60 * TICKS_PER_SECOND
 """How long after its acceptance an interrupted receipt is known again when the POS sends it once more."""
 
@@ -141,36 +144,60 @@ class Queue:
         identity.check_cash_box(request, self.cash_box_id)
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
-        with self._lock, self._turn:
-            if self._stale:
-                self._load()
-            if request.receipt_case & ReceiptFlag.RECEIPT_REQUEST:
-                found = receipt_request.lookup(self._store, self._state.queue_no, request)
-                if found is not None:
-                    self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
-                    assert found.answer is not None  # the lookup only finds answered items
-                    return found.answer.response.encode()
-                if self._state.migrated:
-                    raise checks.migrated()
-                if self.settings.receipt_request_mode == 0:
-                    return None
-                request = receipt_request.without_flag(request, strict=self.settings.process_data_strict)
-            if self._state.migrated:
-                raise checks.migrated()
-            if self.settings.duplicate_window_s:
-                stored = self._find_duplicate(request)
-                if stored is not None:
-                    return stored
+        with self._lock:
+            if (
+                self._stale
+                or self._state.migrated
+                or request.receipt_case & ReceiptFlag.RECEIPT_REQUEST
+                or self.settings.duplicate_window_s
+            ):
+                with self._turn:
+                    found, request = self._look_back(request)
+                if found is not NOT_FOUND:
+                    return found
             return self._process(request)
 
+    def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
+        """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the
+        request to be signed."""
+        if self._stale:
+            self._load()
+        if request.receipt_case & ReceiptFlag.RECEIPT_REQUEST:
+            found = receipt_request.lookup(self._store, self._state.queue_no, request)
+            if found is not None:
+                self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
+                assert found.answer is not None  # the lookup only finds answered items
+                return found.answer.response.encode(), request
+            if self._state.migrated:
+                raise checks.migrated()
+            if self.settings.receipt_request_mode == 0:
+                return None, request
+            request = receipt_request.without_flag(request, strict=self.settings.process_data_strict)
+        if self._state.migrated:
+            raise checks.migrated()
+        if self.settings.duplicate_window_s:
+            stored = self._find_duplicate(request)
+            if stored is not None:
+                return stored, request
+        return NOT_FOUND, request
+
     def _process(self, request: Prepared) -> bytes:
-        item = self._accept(request)
-        now = self._clock()
+        item = self._item(request)
+        change = Change()
+        change.items.append(item)
+        try:
+            self._commit(change, in_turn=False)  # T1; from here on the work has the turn
+            self._state.queued_row += 1
+            return self._answer(item, request)
+        finally:
+            self._turn.leave()
+
+    def _answer(self, item: QueueItemRow, request: Prepared) -> bytes:
         work = Work(
             request,
             item.ftQueueItemId,
             self._interrupted.pop(item.request, None) if self._interrupted else None,
-            now,
+            self._clock(),
             self._state,
             self._transactions,
             self._binding,
@@ -209,11 +236,11 @@ class Queue:
         self._journal_found(found.item.ftQueueItemId, request.receipt_reference)
         return found.answer.response.encode()
 
-    def _accept(self, request: Prepared) -> QueueItemRow:
-        """T1: the request is durable and has its row."""
+    def _item(self, request: Prepared) -> QueueItemRow:
+        """The row of an accepted request."""
         state = self._state
         now = self._clock()
-        item = QueueItemRow(
+        return QueueItemRow(
             state.queue_no,
             state.queued_row + 1,
             self._new_guid(),
@@ -230,11 +257,6 @@ class Queue:
             PROCESSING_VERSION,
             request.raw_hash,
         )
-        change = Change()
-        change.items.append(item)
-        self._commit(change)
-        state.queued_row += 1
-        return item
 
     def _decide(self, work: Work) -> Outcome:
         """Find the receipt kind and let it work; the first matching rule wins (dispatch order)."""
@@ -448,9 +470,9 @@ class Queue:
 
     # ---- store ----------------------------------------------------------------------------------
 
-    def _commit(self, change: Change) -> None:
+    def _commit(self, change: Change, *, in_turn: bool = True) -> None:
         try:
-            self._store.commit(change, self._turn)
+            self._store.commit(change, self._turn, in_turn=in_turn)
         except BaseException:
             self._stale = True
             raise

@@ -79,17 +79,18 @@ class GroupCommit:
         self._closed = False
         self._writing: list[_Ticket] = []
 
-    def commit(self, change: Change, turn: Turn | None = None) -> None:
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Return when ``change`` is on the disk. StoreError: nothing of it is.
 
-        ``turn`` is left while the caller waits; it has the turn again when this returns or raises.
+        The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
+        while the caller waits.
         """
         ticket = _Ticket(change, turn)
         role = self._role
         try:
             # Nothing can interrupt between the line above and the return of append.
             self._tickets.append(ticket)
-            if turn is not None:
+            if turn is not None and in_turn:
                 turn.leave()
             if role.setdefault(_LEADER, ticket) is not ticket:
                 ticket.gate.acquire()

@@ -217,10 +217,11 @@ class StoredItem(NamedTuple):
 class Store(Protocol):
     """A place for the journals of all queues of one host. All methods may be called from many threads."""
 
-    def commit(self, change: Change, turn: Turn | None = None) -> None:
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
 
-        ``turn`` is left while the caller waits; it has the turn again when this returns or raises.
+        The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
+        while the caller waits.
         """
 
     def queues(self) -> list[QueueRow]: ...

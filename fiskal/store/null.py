@@ -22,8 +22,10 @@ from fiskal.store.interface import (
 class NullStore:
     """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
 
-    def commit(self, change: Change, turn: Turn | None = None) -> None:
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Return at once."""
+        if turn is not None and not in_turn:
+            turn.__enter__()
 
     def queues(self) -> list[QueueRow]:
         return []

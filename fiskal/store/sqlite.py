@@ -165,7 +165,7 @@ class SqliteStore:
             self._lock.release()
             raise
 
-    def commit(self, change: Change, turn: Turn | None = None) -> None:
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
 
         One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does
@@ -174,7 +174,7 @@ class SqliteStore:
         batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
         those that share its batch.
         """
-        self._group.commit(change, turn)
+        self._group.commit(change, turn, in_turn=in_turn)
 
     def close(self) -> None:
         """Wait for the commit that is being written, then close. Later calls raise StoreError."""

@@ -16,8 +16,7 @@ from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.fairlock import FairLock, QueueBusy
 from fiskal.queue.settings import QueueSettings
-from fiskal.store import Change
-from tests.support.shop import DE, Shop, captions
+from tests.support.shop import DE, DyingStore, Shop, captions
 
 RECEIPT_REQUEST = 0x8000_0000_0000
 
@@ -193,24 +192,6 @@ def test_receipt_request_mode_1_signs_what_it_does_not_find(tmp_path: Any) -> No
 # ---- crashes and the disk -----------------------------------------------------------------------------
 
 
-class Interrupting:
-    """A store that lets T1 through and fails every later commit, as a dying disk would."""
-
-    def __init__(self, store: Any, commits: int, error: BaseException) -> None:
-        self._store = store
-        self._left = commits
-        self._error = error
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def commit(self, change: Change, turn: Any = None) -> None:
-        if self._left <= 0:
-            raise self._error
-        self._left -= 1
-        self._store.commit(change, turn)
-
-
 @pytest.mark.parametrize("error", [StoreError("disk full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("commits", [0, 1])
 def test_failed_commit_leaves_no_trace_or_an_interrupted_row(
@@ -218,7 +199,7 @@ def test_failed_commit_leaves_no_trace_or_an_interrupted_row(
 ) -> None:
     queue = shop.middleware.queue()
     store = queue._store
-    queue._store = Interrupting(store, commits, error)
+    queue._store = DyingStore(store, commits, error)
     with pytest.raises(type(error)):
         shop.sale("S-1")
     queue._store = store
@@ -237,7 +218,7 @@ def test_failed_commit_leaves_no_trace_or_an_interrupted_row(
 def test_crash_between_t1_and_t2_is_closed_at_the_next_start(shop: Shop) -> None:
     shop.sale("S-1")
     queue = shop.middleware.queue()
-    queue._store = Interrupting(queue._store, 1, StoreError("power cut"))
+    queue._store = DyingStore(queue._store, 1, StoreError("power cut"))
     with pytest.raises(StoreError):
         shop.sale("S-2")
     shop.reopen()

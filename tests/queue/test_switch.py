@@ -22,7 +22,7 @@ from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
 from fiskal.scu.errors import TseRejected, Unreachable
 from fiskal.store import Change, FailedTransactionRow, OpenTransactionRow
 from tests.queue.test_healthy import SIG_TX, shape
-from tests.support.shop import DE, FaultyScu, Shop, captions, data_of
+from tests.support.shop import DE, DyingStore, FaultyScu, Shop, captions, data_of
 
 DOWN = Unreachable("CONNECT_FAILED", "The TSE is not available. Nobody answers.")
 INITIATE, FINISH, DAILY = 0x17, 0x18, 0x07
@@ -186,19 +186,7 @@ def test_a_disk_that_fails_before_the_answer_leaves_the_switch_repeatable(
     store = queue._store
     before = shop.row.ftSignaturCreationUnitDEId
 
-    class Dying:
-        commits = 0
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(store, name)
-
-        def commit(self, change: Change, turn: Any = None) -> None:
-            self.commits += 1
-            if self.commits > 1:
-                raise StoreError("power cut")
-            store.commit(change, turn)
-
-    queue._store = Dying()  # type: ignore[assignment]
+    queue._store = DyingStore(store, 1, StoreError("power cut"))  # type: ignore[assignment]
     with pytest.raises(StoreError):
         shop.send(case | CLIENT_ONLY if case == INITIATE else case, "SW")
     shop.reopen()

@@ -15,6 +15,7 @@ from fiskal.host import config as configs
 from fiskal.host.middleware import Middleware
 from fiskal.scu.contract import Scu
 from fiskal.scu.software import open_software_tse
+from fiskal.store import Change
 
 IMPLICIT = 0x1_0000_0000
 TRAINING = 0x2_0000
@@ -81,6 +82,26 @@ class FaultyScu:
         if not self.closed:
             self.closed = True
             self.scu.close()
+
+
+class DyingStore:
+    """A store that lets so many commits through and fails every later one, as a dying disk would."""
+
+    def __init__(self, store: Any, commits: int, error: BaseException) -> None:
+        self._store = store
+        self._left = commits
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def commit(self, change: Change, turn: Any, *, in_turn: bool = True) -> None:
+        if self._left <= 0:
+            if not in_turn:
+                turn.__enter__()
+            raise self._error
+        self._left -= 1
+        self._store.commit(change, turn, in_turn=in_turn)
 
 
 class Shop:
@@ -216,4 +237,15 @@ def data_of(response: dict[str, Any], caption: str) -> str:
     return str(found)
 
 
-__all__ = ["CASH", "DE", "IMPLICIT", "TRAINING", "FaultyScu", "Shop", "StepClock", "captions", "data_of"]
+__all__ = [
+    "CASH",
+    "DE",
+    "IMPLICIT",
+    "TRAINING",
+    "DyingStore",
+    "FaultyScu",
+    "Shop",
+    "StepClock",
+    "captions",
+    "data_of",
+]
