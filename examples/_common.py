@@ -18,6 +18,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -48,7 +49,7 @@ TIMEOUT_S = 90
 """How long the POS waits for an answer; longer than the middleware waits for a slow TSE."""
 
 
-class Register:
+class Register(ABC):
     """A cash register's way to its host. ``sign`` takes JSON text, as it would go over the wire."""
 
     def __init__(self) -> None:
@@ -73,11 +74,13 @@ class Register:
         # Amounts are decimals, never floats.
         return json.loads(self.post(self.fill_in(request)), parse_float=Decimal)
 
+    @abstractmethod
     def post(self, body: bytes) -> bytes:
-        raise NotImplementedError
+        """Send one receipt."""
 
+    @abstractmethod
     def status(self) -> Any:
-        raise NotImplementedError
+        """What the health check says."""
 
 
 class Embedded(Register):

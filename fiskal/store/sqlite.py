@@ -51,7 +51,7 @@ PAGE_BYTES: Final = 4096
 """Smaller pages would write less, but a torn sector could then take a page along that is not in the WAL; larger
 ones write more bytes per commit than they save pages."""
 
-CACHE_KIB: Final = 32 << 10
+CACHE_KIB: Final = 8 << 10
 """Page cache of the writing connection."""
 
 PAGE_ROWS: Final = 100
