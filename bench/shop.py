@@ -19,9 +19,14 @@ from fiskal.scu.contract import (
     Deadline,
     FinishTransactionRequest,
     FinishTransactionResponse,
+    RegisterClientIdRequest,
+    RegisterClientIdResponse,
     StartTransactionRequest,
     StartTransactionResponse,
+    TseInfo,
     TseSignatureData,
+    TseState,
+    TseStates,
 )
 from fiskal.store import Change, NullStore, QueueRow
 
@@ -70,8 +75,38 @@ class NullTse:
             signature_data=self._signature,
         )
 
+    def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
+        return request
+
+    def register_client_id(
+        self, request: RegisterClientIdRequest, deadline: Deadline | None = None
+    ) -> RegisterClientIdResponse:
+        return RegisterClientIdResponse(client_ids=[request.client_id])
+
+    def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
+        return TseInfo(
+            max_number_of_clients=1,
+            current_number_of_clients=0,
+            current_client_ids=[],
+            max_number_of_started_transactions=1,
+            current_number_of_started_transactions=0,
+            current_started_transaction_numbers=[],
+            max_number_of_signatures=1,
+            current_number_of_signatures=0,
+            max_log_memory_size=1,
+            current_log_memory_size=0,
+            current_state=TseStates.INITIALIZED,
+            firmware_identification="null",
+            certification_identification="none",
+            signature_algorithm="ecdsa-plain-SHA256",
+            log_time_format="unixTime",
+            serial_number_octet="ab" * 32,
+            public_key_base64="B" * 88,
+            certificates_base64=[],
+        )
+
     def close(self) -> None:
-        pass
+        """Nothing is open."""
 
 
 class MemoryOfQueues(NullStore):
@@ -83,7 +118,7 @@ class MemoryOfQueues(NullStore):
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         super().commit(change, turn, in_turn=in_turn)
         for row in change.queues:
-            self._rows[row.ftQueueId] = row._replace(StartMoment=1)
+            self._rows[row.ftQueueId] = row
 
     def queue(self, queue_id: str) -> QueueRow | None:
         return self._rows.get(queue_id)
@@ -148,9 +183,8 @@ def host(
         scus={scu.id: NullTse() for scu in config.scus} if null_tse else None,  # type: ignore[misc]
     )
     try:
-        if not null_store:
-            for queue in config.queues:
-                middleware.sign_json(basket(config.cash_box_id, 0, queue_id=queue.id, case=0x03))
+        for queue in config.queues:
+            middleware.sign_json(basket(config.cash_box_id, 0, queue_id=queue.id, case=0x03))
         yield middleware
     finally:
         middleware.close()

@@ -85,6 +85,11 @@ def test_read_only_is_said(path: Path, tmp_path: Path, what: str) -> None:
         parent.chmod(parent.stat().st_mode | 0o055)
     code = f"from fiskal.store import SqliteStore; SqliteStore({str(path)!r})"
     as_user = ["setpriv", "--reuid=65534", "--clear-groups"] if os.getuid() == 0 else []
+    if (
+        as_user
+        and subprocess.run([*as_user, sys.executable, "-c", ""], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("this Python is installed where only root can run it")
     done = subprocess.run([*as_user, sys.executable, "-c", code], capture_output=True, text=True, check=False)
     target.chmod(0o777)
     assert "StoreError" in done.stderr, done.stderr
