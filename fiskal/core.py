@@ -445,8 +445,11 @@ def _rejected(status: int, scratch: _Scratch) -> ReceiptRejected:
     code, message, hint = _PARSE_ERRORS[status]
     field = ffi.string(scratch.error.path).decode("ascii")
     detail = ffi.string(scratch.error.detail).decode("ascii")
-    where = f" in {field}" if field else ""
-    text = f"{message}{where} at byte {scratch.error.offset}: {detail}"
+    where = f" in {field}" if field and field not in message else ""
+    if status == lib.FK_E_MOMENT_MISSING:  # what is not there has no place
+        text = message
+    else:
+        text = f"{message}{where} at byte {scratch.error.offset}: {detail}"
     return ReceiptRejected(code, text, field=field, hint=hint)
 
 
