@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
+from threading import get_ident, main_thread
 from typing import Any
 
 from fiskal.clock import TICKS_PER_SECOND, Clock
@@ -72,6 +74,8 @@ _HANDLERS: dict[int, Handler] = {
     ReceiptCase.FINISH_SCU_SWITCH: switch.finish,
     ReceiptCase.MIGRATION: closings.migration,
 }
+_NO_TURN = nullcontext()
+
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
 
@@ -130,8 +134,8 @@ class Queue:
         self._state: QueueState
         self._transactions: Transactions
         self._interrupted: dict[str, str] = {}
-        with turn:
-            self._load()
+        self._own_turn: Turn | None = None
+        self._load()
 
     # ---- the way of one receipt -----------------------------------------------------------------
 
@@ -145,13 +149,16 @@ class Queue:
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
         with self._lock:
+            # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread
+            # goes without.
+            self._own_turn = None if get_ident() == main_thread().ident else self._turn
             if (
                 self._stale
                 or self._state.migrated
                 or request.receipt_case & ReceiptFlag.RECEIPT_REQUEST
                 or self.settings.duplicate_window_s
             ):
-                with self._turn:
+                with self._own_turn or _NO_TURN:
                     found, request = self._look_back(request)
                 if found is not NOT_FOUND:
                     return found
@@ -190,7 +197,8 @@ class Queue:
             self._state.queued_row += 1
             return self._answer(item, request)
         finally:
-            self._turn.leave()
+            if self._own_turn is not None:
+                self._own_turn.leave()
 
     def _answer(self, item: QueueItemRow, request: Prepared) -> bytes:
         work = Work(
@@ -309,11 +317,14 @@ class Queue:
 
     def _outside(self, handler: Handler, work: Work) -> Outcome:
         """Call a TSE outside this process: to wait for it takes no turn."""
-        self._turn.leave()
+        turn = self._own_turn
+        if turn is None:
+            return handler(work)
+        turn.leave()
         try:
             return handler(work)
         finally:
-            self._turn.__enter__()
+            turn.__enter__()
 
     def _complete(self, item: QueueItemRow, work: Work, outcome: Outcome) -> bytes:
         """T2: the answer, its place in the chain and everything the receipt changed, in one commit."""
@@ -472,7 +483,7 @@ class Queue:
 
     def _commit(self, change: Change, *, in_turn: bool = True) -> None:
         try:
-            self._store.commit(change, self._turn, in_turn=in_turn)
+            self._store.commit(change, self._own_turn, in_turn=in_turn)
         except BaseException:
             self._stale = True
             raise
@@ -484,7 +495,7 @@ class Queue:
         if work.in_turn:
             self._commit(change)
         else:
-            with self._turn:
+            with self._own_turn or _NO_TURN:
                 self._commit(change)
         work.effects.apply(self._transactions)
 

@@ -97,7 +97,7 @@ class DyingStore:
 
     def commit(self, change: Change, turn: Any, *, in_turn: bool = True) -> None:
         if self._left <= 0:
-            if not in_turn:
+            if turn is not None and not in_turn:
                 turn.__enter__()
             raise self._error
         self._left -= 1
