@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
+from collections.abc import Callable
 
 from fiskal.store import (
     ActionRow,
@@ -163,3 +165,23 @@ def accepted(no: int, row: int) -> Change:
 def completed(no: int, row: int) -> Change:
     """T2 of one receipt."""
     return change(answers=[answer(no, row)], queues=[queue(no, row)])
+
+
+def run_threads(work: Callable[[int], None], count: int) -> list[BaseException]:
+    """Runs ``work(0)`` … ``work(count - 1)`` side by side; what they raised. Fails when one hangs."""
+
+    errors: list[BaseException] = []
+
+    def guarded(number: int) -> None:
+        try:
+            work(number)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a caller was left hanging"
+    return errors

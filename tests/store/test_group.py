@@ -9,33 +9,15 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from rows import accepted, action, answer, change, completed, guid, item, queue
+from rows import accepted, action, answer, change, completed, guid, item, queue, run_threads
 
 from fiskal.errors import StoreError
 from fiskal.store import Change, SqliteStore
 from fiskal.store.writer import Writer
-
-
-def run_threads(work: Callable[[int], None], count: int) -> list[BaseException]:
-    errors: list[BaseException] = []
-
-    def guarded(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(number,), daemon=True) for number in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a caller was left hanging"
-    return errors
 
 
 class Batches:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
-from rows import accepted, change, completed, item
+from rows import accepted, change, completed, item, run_threads
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
@@ -20,31 +21,13 @@ class Holders:
         self.most = 0
         self.entries = 0
 
-    def __enter__(self) -> None:
+    def visit(self) -> None:
+        """Gives every other thread the chance to come in too."""
         self._count += 1
         self.entries += 1
         self.most = max(self.most, self._count)
-
-    def __exit__(self, *_: object) -> None:
+        time.sleep(0)
         self._count -= 1
-
-
-def run(threads: int, work) -> list[BaseException]:  # type: ignore[no-untyped-def]
-    errors: list[BaseException] = []
-
-    def guarded(number: int) -> None:
-        try:
-            work(number)
-        except BaseException as error:
-            errors.append(error)
-
-    running = [threading.Thread(target=guarded, args=(number,)) for number in range(threads)]
-    for thread in running:
-        thread.start()
-    for thread in running:
-        thread.join(60)
-    assert not any(thread.is_alive() for thread in running), "a turn was lost"
-    return errors
 
 
 def test_commits_of_many_threads_take_turns(store: SqliteStore) -> None:
@@ -53,14 +36,12 @@ def test_commits_of_many_threads_take_turns(store: SqliteStore) -> None:
     def sell(number: int) -> None:
         for row in range(1, 31):
             store.commit(accepted(number, row), turn, in_turn=False)
-            with holders:
-                pass
+            holders.visit()
             store.commit(completed(number, row), turn)
-            with holders:
-                pass
+            holders.visit()
             turn.leave()
 
-    assert run(16, sell) == []
+    assert run_threads(sell, 16) == []
     assert holders.most == 1
     assert holders.entries == 16 * 30 * 2
     assert [row.ftCurrentRow for row in store.queues()] == [30] * 16
@@ -74,19 +55,15 @@ def test_a_commit_that_fails_comes_back_with_the_turn(store: SqliteStore) -> Non
     def sell(number: int) -> None:
         bad = number % 3 == 0
         for row in range(1, 11):
-            try:
-                store.commit(
-                    change(items=[item(number, row, request=None)]) if bad else accepted(number, row),
-                    turn,
-                    in_turn=False,
-                )
-            except StoreError:
-                assert bad
-            with holders:
-                pass
+            if bad:
+                with pytest.raises(StoreError):
+                    store.commit(change(items=[item(number, row, request=None)]), turn, in_turn=False)
+            else:
+                store.commit(accepted(number, row), turn, in_turn=False)
+            holders.visit()
             turn.leave()
 
-    assert run(12, sell) == []
+    assert run_threads(sell, 12) == []
     assert holders.most == 1
     with turn:
         pass
