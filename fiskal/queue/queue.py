@@ -191,7 +191,7 @@ class Queue:
     def _process(self, request: Prepared) -> bytes:
         item = self._item(request)
         change = Change()
-        change.items.append(item)
+        change.accepted.append(item)
         try:
             self._commit(change, in_turn=False)  # T1; from here on the work has the turn
             self._state.queued_row += 1
@@ -515,6 +515,9 @@ class Queue:
             {each.cbReceiptReference: each for each in self._store.failed_starts(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_finishes(row.queue_no)},
         )
+        accepted = Change()
+        accepted.unanswered.append(row.queue_no)
+        self._commit(accepted)
         for item in self._store.unanswered_items(row.queue_no):
             state.queued_row = max(state.queued_row, item.ftQueueRow)
             _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)

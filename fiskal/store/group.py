@@ -14,12 +14,11 @@ from __future__ import annotations
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
-from fiskal.store.interface import Change
-from fiskal.store.writer import BadChange, Writer
+from fiskal.store.writer import BadChange
 
 MAX_BATCH_CHANGES: Final = 256
 """Changes of one batch; who comes later waits for the next."""
@@ -30,6 +29,19 @@ _INTERRUPT_POLL_S: Final = 0.01
 _LEADER: Final = "leader"
 
 
+T = TypeVar("T")
+
+
+class BatchWriter(Protocol[T]):
+    """What writes a batch: :class:`fiskal.store.writer.Writer` or the acceptance log."""
+
+    @property
+    def stored(self) -> bool: ...
+    def forget(self) -> None: ...
+    def write(self, batch: list[T], /) -> None: ...
+    def close(self) -> None: ...
+
+
 class _Ticket:
     """One waiting change. ``settled`` is set before the gate opens; ``error`` then says how it ended.
 
@@ -38,7 +50,7 @@ class _Ticket:
 
     __slots__ = ("change", "error", "gate", "granted", "settled", "turn")
 
-    def __init__(self, change: Change, turn: Turn | None) -> None:
+    def __init__(self, change: Any, turn: Turn | None) -> None:
         self.change = change
         self.turn = turn
         self.granted = False
@@ -63,23 +75,26 @@ class _Ticket:
             self.turn.grant([self.gate])
 
 
-class GroupCommit:
-    """Commits changes of many threads through the one :class:`Writer` that ``open_writer`` opens.
+class GroupCommit(Generic[T]):
+    """Commits changes of many threads through the one writer that ``open_writer`` opens.
 
     After a disk error the writer is closed; the next batch opens a new one, so that the store works again
     as soon as the disk does.
     """
 
-    def __init__(self, open_writer: Callable[[], Writer]) -> None:
+    def __init__(
+        self, open_writer: Callable[[], BatchWriter[T]], *, max_batch: int = MAX_BATCH_CHANGES
+    ) -> None:
         self._open_writer = open_writer
-        self._writer: Writer | None = open_writer()
+        self._max_batch = max_batch
+        self._writer: BatchWriter[T] | None = open_writer()
         self._tickets: deque[_Ticket] = deque()
         # dict.setdefault takes the role atomically *and* says who has it, which a lock could not.
         self._role: dict[str, _Ticket] = {}
         self._closed = False
         self._writing: list[_Ticket] = []
 
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+    def commit(self, change: T | None, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Return when ``change`` is on the disk. StoreError: nothing of it is.
 
         The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
@@ -112,7 +127,7 @@ class GroupCommit:
         """Wait for the batch that is being written, refuse all later ones, close the writer."""
         self._closed = True
         try:
-            self.commit(Change())
+            self.commit(None)
         except StoreError:
             pass  # The refusal. Whoever leads from now on refuses as well and leaves the writer alone.
         self._close_writer()
@@ -141,7 +156,7 @@ class GroupCommit:
             if ticket.turn is not None:
                 with ticket.turn:
                     pass
-            while tickets and len(batch) < MAX_BATCH_CHANGES:
+            while tickets and len(batch) < self._max_batch:
                 batch.append(tickets[0])
                 tickets.popleft()
             self._settle(batch)

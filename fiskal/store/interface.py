@@ -44,7 +44,7 @@ class QueueRow(NamedTuple):
 
 
 class QueueItemRow(NamedTuple):
-    """The accepted half of ftQueueItem, written by T1. Immutable afterwards.
+    """The accepted half of ftQueueItem, made durable by T1. Immutable afterwards.
 
     ``request_raw_sha256`` is the hash of the bytes the POS sent, when they were seen.
     """
@@ -174,6 +174,7 @@ class Change:
     """Everything one step alters. All of it becomes durable together, or none of it."""
 
     __slots__ = (
+        "accepted",
         "actions",
         "answers",
         "failed_finishes",
@@ -186,10 +187,17 @@ class Change:
         "open_transactions_removed",
         "queues",
         "scus",
+        "unanswered",
     )
 
     def __init__(self) -> None:
+        self.accepted: list[QueueItemRow] = []
+        """Items whose answer is to come (T1). They are durable, but in the journals only with their answer, or
+        when ``unanswered`` says so. A change with these has nothing else."""
+        self.unanswered: list[int] = []
+        """Queues (``queue_no``) whose accepted items are journalled without waiting for their answers."""
         self.items: list[QueueItemRow] = []
+        """Items to be journalled at once."""
         self.answers: list[AnswerRow] = []
         self.queues: list[QueueRow] = []
         """Replaces the stored row of the queue."""
@@ -234,7 +242,7 @@ class Store(Protocol):
 
     def item(self, queue_item_id: str) -> StoredItem | None: ...
     def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
-        """Items a crash left without an answer, in row order."""
+        """Journalled items without an answer, in row order."""
 
     def items_by_reference(
         self, queue_no: int, reference: str, terminal: str | None, limit: int

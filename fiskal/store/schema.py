@@ -16,6 +16,7 @@ The schema changes only by adding a function to :data:`MIGRATIONS`. What was app
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -213,6 +214,8 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     try:
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            # Tells this store from others, so that no foreign acceptance log is taken for its own.
+            connection.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 31)}")
             db.table(MIGRATION_TABLE).create({"version": int, "name": str, "applied_at": str}, pk="version")
         for number, migration in enumerate(migrations[version:], version + 1):
             migration(db)

@@ -1,6 +1,7 @@
 """The embedded store: one SQLite file in WAL mode, with ``synchronous=FULL``.
 
-One connection writes (:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals
+Accepted items wait for their answers in a log beside it (:mod:`fiskal.store.acceptance`). One connection writes
+(:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals
 are append-only, so a reader needs no long transaction for a consistent picture: it notes the last item and the
 few without an answer when it starts and pages up to there with short queries. However slowly it is consumed, it
 never keeps the WAL from shrinking.
@@ -8,8 +9,10 @@ never keeps the WAL from shrinking.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -18,6 +21,8 @@ from typing import Any, Final, NamedTuple
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
+from fiskal.store import acceptance
+from fiskal.store.acceptance import AcceptanceLog
 from fiskal.store.group import GroupCommit
 from fiskal.store.interface import (
     ActionRow,
@@ -35,7 +40,10 @@ from fiskal.store.interface import (
 )
 from fiskal.store.lock import FileLock
 from fiskal.store.schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
+from fiskal.store.waiting import Waiting
 from fiskal.store.writer import DAMAGE, Writer, store_error
+
+_log = logging.getLogger("fiskal.store")
 
 BUSY_TIMEOUT_MS: Final = 5000
 """How long a statement waits for a foreign program that locks the file, before it is a StoreError."""
@@ -158,12 +166,65 @@ class SqliteStore:
         self._closed = False
         if not create and not self.path.exists():
             raise StoreError(f"there is no store at {self.path}; create it, or correct the path")
+        self._log_path = self.path.with_name(self.path.name + "-accepted")
+        self._waiting = Waiting()
         self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
-            self._group = GroupCommit(self._open_writer)
+            self._group: GroupCommit[Change] = GroupCommit(self._open_writer)
+            try:
+                identity, sequence = self._recover()
+                log = AcceptanceLog(self._log_path, identity, self._waiting, self._journal, sequence)
+                self._acceptances: GroupCommit[QueueItemRow] = GroupCommit(
+                    lambda: log, max_batch=acceptance.MAX_BATCH_ITEMS
+                )
+            except BaseException:
+                self._group.close()
+                raise
         except BaseException:
             self._lock.release()
             raise
+
+    def _recover(self) -> tuple[bytes, int]:
+        """Journal what was accepted and not answered when the store was left.
+
+        Returns what the acceptance log is known by, and a sequence beyond all of its batches.
+        """
+        (user_version,) = self._query("PRAGMA user_version")[0]
+        identity = struct.pack("<QQ", APPLICATION_ID, user_version)
+        found: dict[tuple[int, int], QueueItemRow] = {}
+        sequences = [0]
+        for sequence, items in sorted(acceptance.read(self._log_path, identity), key=lambda batch: batch[0]):
+            sequences.append(sequence)
+            found.update((item[:2], item) for item in items)
+        change = Change()
+        last: dict[int, int] = {}
+        for (queue_no, row), item in sorted(found.items()):
+            if queue_no not in last:
+                last[queue_no] = self._last_row(queue_no)
+            if row == last[queue_no] + 1:
+                change.items.append(item)
+                last[queue_no] = row
+            elif row > last[queue_no]:
+                _log.error(
+                    "%s: row %d of queue %d was accepted after rows that the journal does not have: was an older "
+                    "copy of the journal put in its place? The row is left out",
+                    self.path,
+                    row,
+                    queue_no,
+                )
+        if change.items:
+            self._group.commit(change)
+        return identity, sequences[-1] + 1
+
+    def _last_row(self, queue_no: int) -> int:
+        sql = "SELECT ftQueueRow FROM ftQueueItem WHERE queue_no = ? ORDER BY ftQueueRow DESC LIMIT 1"
+        rows = self._query(sql, (queue_no,))
+        return int(rows[0][0]) if rows else 0
+
+    def _journal(self, queues: set[int]) -> None:
+        change = Change()
+        change.unanswered += sorted(queues)
+        self._group.commit(change)
 
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
@@ -174,6 +235,11 @@ class SqliteStore:
         batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
         those that share its batch.
         """
+        if change.accepted:
+            if len(change.accepted) == 1 and acceptance.fits(change.accepted[0]):
+                self._acceptances.commit(change.accepted[0], turn, in_turn=in_turn)
+                return
+            change.items += change.accepted
         self._group.commit(change, turn, in_turn=in_turn)
 
     def close(self) -> None:
@@ -181,6 +247,7 @@ class SqliteStore:
         if self._closed:
             return
         self._closed = True
+        self._acceptances.close()
         self._group.close()
         while self._idle_readers:
             self._idle_readers.pop().close()
@@ -233,7 +300,7 @@ class SqliteStore:
         return _stored_item(rows[0]) if rows else None
 
     def unanswered_items(self, queue_no: int) -> list[QueueItemRow]:
-        """Items a crash left without an answer, in row order.
+        """Journalled items without an answer, in row order.
 
         Looks only at rows beyond the ``ftCurrentRow`` of the queue, so it costs the same for any history.
         """
@@ -428,7 +495,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("ROLLBACK")
-            return Writer(connection, str(self.path))
+            return Writer(connection, str(self.path), self._waiting)
         except DAMAGE as error:
             connection.close()
             raise store_error(error, str(self.path), "open") from error

@@ -26,6 +26,7 @@ from fiskal.store.interface import (
     Receipt,
     ScuRow,
 )
+from fiskal.store.waiting import Key, Waiting
 
 MAX_STATEMENT_ROWS: Final = 1024
 """Rows of one statement; 24 values each stay below the 32766 SQLite allows. More take several statements."""
@@ -165,10 +166,10 @@ def _gather(changes: Sequence[Change], name: str) -> list[Any]:
     return [row for change in changes for row in getattr(change, name)]
 
 
-def _plan(changes: Sequence[Change]) -> list[Statement]:
-    """The statements that store ``changes`` as if one after the other."""
+def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[Statement]:
+    """The statements that store ``accepted`` items and ``changes`` as if one after the other."""
     plan: list[Statement] = []
-    if rows := _gather(changes, "items"):
+    if rows := [*accepted, *_gather(changes, "items")]:
         plan += _statements(_ITEMS, rows)
     if rows := _gather(changes, "answers"):
         plan += _statements(_ANSWERS, [row[:-1] + (row.receipt or _NO_RECEIPT) for row in rows])
@@ -195,25 +196,30 @@ class Writer:
     """The writing connection. Not thread-safe: its user holds the role of the leader.
 
     ``stored`` tells whether the last :meth:`write` reached the disk, also when it was left by an interrupt.
+    ``waiting`` are accepted items; those that are answered are stored with their answer.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, waiting: Waiting) -> None:
         self.connection = connection
         self._path = path
+        self._waiting = waiting
+        self._taken: dict[Key, QueueItemRow] = {}
         self._changes_before: int | None = None
         self._finished = False
 
     @property
     def stored(self) -> bool:
         """Whether the last write is on the disk. Ends a transaction an interrupt left open."""
-        if self._finished or self._changes_before is None:
-            return self._finished
-        if self.connection.in_transaction:
-            self._changes_before = None
-            self.connection.execute("ROLLBACK")
-            return False
-        # An interrupt raised between SQLite's success and the next bytecode: only SQLite knows.
-        return self.connection.total_changes != self._changes_before
+        if not self._finished and self._changes_before is not None:
+            if self.connection.in_transaction:
+                self._changes_before = None
+                self.connection.execute("ROLLBACK")
+                return False
+            # An interrupt raised between SQLite's success and the next bytecode: only SQLite knows.
+            self._finished = self.connection.total_changes != self._changes_before
+        if self._finished:
+            self._waiting.remove(list(self._taken))
+        return self._finished
 
     def forget(self) -> None:
         """Let ``stored`` speak of the next write and no longer of the last one."""
@@ -227,7 +233,8 @@ class Writer:
         not take them.
         """
         try:
-            self._execute(_plan(changes))
+            self._taken = self._take(changes) if self._waiting.items else {}
+            self._execute(_plan(changes, list(self._taken.values())))
         except DAMAGE as error:
             if isinstance(error, _BAD_CHANGE):
                 raise BadChange(f"the change cannot be stored: {error}") from error
@@ -235,6 +242,23 @@ class Writer:
         except Exception as error:  # A row of the wrong shape, a number beyond 64 bits, a lone surrogate.
             raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
         self._finished = True
+        if self._taken:
+            self._waiting.remove(list(self._taken))
+
+    def _take(self, changes: Sequence[Change]) -> dict[Key, QueueItemRow]:
+        """The waiting items that go into the database with ``changes``."""
+        waiting = self._waiting
+        taken: dict[Key, QueueItemRow] = {}
+        for change in changes:
+            for answer in change.answers:
+                key = answer[:2]
+                item = waiting.items.get(key)
+                if item is not None:
+                    taken[key] = item
+            for queue_no in change.unanswered:
+                for key in waiting.of_queue(queue_no):
+                    taken[key] = waiting.items[key]
+        return taken
 
     def close(self) -> None:
         """Never fails: what mattered was flushed before."""

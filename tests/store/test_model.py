@@ -41,6 +41,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.directory.name) / "store.sqlite"
         self.store = SqliteStore(self.path)
         self.items: dict[tuple[int, int], QueueItemRow] = {}
+        self.waiting: dict[int, QueueItemRow] = {}
         self.answers: dict[tuple[int, int], AnswerRow] = {}
         self.receipts: dict[tuple[int, int], ReceiptRow] = {}
         self.actions: list[ActionRow] = []
@@ -57,7 +58,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(no=QUEUES, stamp=STAMPS, reference=REFERENCES, terminal=st.sampled_from([None, "T1", "T2"]))
     def accept(self, no: int, stamp: int, reference: str, terminal: str | None) -> None:
         current = sum(1 for key in self.items if key[0] == no)
-        if current and (no, current) not in self.answers:
+        if no in self.waiting or (current and (no, current) not in self.answers):
             return
         row = item(no, current + 1, TimeStamp=stamp, cbReceiptReference=reference, cbTerminalID=terminal)
         state = queue(no, current)
@@ -65,12 +66,36 @@ class StoreMachine(RuleBasedStateMachine):
         self.items[no, current + 1] = row
         self.queues[no] = state
 
+    @rule(no=QUEUES, stamp=STAMPS, reference=REFERENCES, large=st.booleans())
+    def accept_and_wait(self, no: int, stamp: int, reference: str, large: bool) -> None:
+        current = sum(1 for key in self.items if key[0] == no)
+        if no in self.waiting or (current and (no, current) not in self.answers):
+            return
+        request = "ß" * 9000 if large else "{}"
+        row = item(no, current + 1, TimeStamp=stamp, cbReceiptReference=reference, request=request)
+        self.store.commit(change(accepted=[row]))
+        if large:
+            self.items[no, current + 1] = row
+        else:
+            self.waiting[no] = row
+
+    @rule(no=QUEUES)
+    def journal_what_waits(self, no: int) -> None:
+        self.store.commit(change(unanswered=[no]))
+        self.journalled(no)
+
+    def journalled(self, no: int) -> None:
+        row = self.waiting.pop(no, None)
+        if row is not None:
+            self.items[no, row.ftQueueRow] = row
+
     @rule(
         no=QUEUES,
         stamp=STAMPS,
         total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=5),
     )
     def complete(self, no: int, stamp: int, total: object) -> None:
+        self.journalled(no)
         number = sum(1 for key in self.items if key[0] == no)
         if not number or (no, number) in self.answers:
             return
@@ -137,6 +162,8 @@ class StoreMachine(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.store.close()
         self.store = SqliteStore(self.path)
+        for no in (1, 2, 3):
+            self.journalled(no)
 
     @rule(no=QUEUES, first=STAMPS, last=st.one_of(STAMPS, st.integers(-4, 0)))
     def ranges(self, no: int, first: int, last: int) -> None:
