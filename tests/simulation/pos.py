@@ -65,6 +65,7 @@ class Register:
         self.open: list[str] = []
         self.failed = False
         self.needs_zero = False
+        self._steps: set[tuple[str, int]] = set()
         self._count = 0
 
     # ---- one turn ---------------------------------------------------------------------------------
@@ -105,6 +106,9 @@ class Register:
             return
         reference = chance.choice(self.open)
         case = chance.choices((SALE, UPDATE, DELTA, FAIL), (6, 2, 1, 1))[0]
+        if (reference, case) in self._steps:
+            case = SALE  # a receipt request could not tell a second update of a transaction from the first
+        self._steps.add((reference, case))
         self.sign(self.receipt(case, reference=reference))
 
     def oddity(self) -> None:
