@@ -29,8 +29,9 @@ from fiskal.pos import (
 from fiskal.queue.binding import ScuBinding
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
+from fiskal.queue.interrupted import START_UP_S
 from fiskal.queue.queue import Queue
-from fiskal.scu.contract import Scu
+from fiskal.scu.contract import Deadline, Scu
 from fiskal.scu.software import open_software_tse
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
@@ -167,6 +168,7 @@ class Middleware:
     def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:
         data = self.config.master_data
         master_data = None if data is None else canonical(data)
+        recover_by = Deadline(START_UP_S)  # one for all: many queues may have to wait for one TSE
         for queue in self.config.queues:
             self._queues[queue.id] = Queue(
                 queue.id,
@@ -178,6 +180,7 @@ class Middleware:
                 clock=clock,
                 new_guid=new_guid,
                 master_data=master_data,
+                recover_by=recover_by,
             )
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()

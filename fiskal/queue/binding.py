@@ -67,6 +67,26 @@ class ScuBinding:
                     raise Unreachable("TSE_NOT_AVAILABLE", f"The TSE is not available. {error}") from error
             return self._scu
 
+    def scu_within(self, deadline: Deadline) -> Scu:
+        """The SCU, if it opens in time; the opening then goes on. Raises ScuError."""
+        if self._scu is None:
+            failed: list[ScuError] = []
+
+            def connect() -> None:
+                try:
+                    self._connect()
+                except ScuError as error:
+                    failed.append(error)
+
+            opening = threading.Thread(target=connect, name="fiskal-scu-open", daemon=True)
+            opening.start()
+            opening.join(deadline.remaining())
+            if failed:
+                raise failed[0]
+        if self._scu is None:
+            raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It did not open in time.")
+        return self._scu
+
     def tse_info(self, deadline: Deadline | None = None) -> TseInfo:
         """Ask the TSE and remember the answer. Raises ScuError."""
         info = self.scu.get_tse_info(deadline)

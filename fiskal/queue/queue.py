@@ -13,8 +13,10 @@ from contextlib import nullcontext
 from threading import get_ident, main_thread
 from typing import Any
 
+import msgspec
+
 from fiskal.clock import TICKS_PER_SECOND, Clock
-from fiskal.core import Prepared, complete, format_ticks, sha256
+from fiskal.core import Prepared, complete, format_ticks, prepare, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.fairlock import FairLock, Turn
 from fiskal.germany import signatures
@@ -33,14 +35,16 @@ from fiskal.germany.codes import (
 from fiskal.germany.masterdata import NO_MASTER_DATA
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.germany.texts import INTERRUPTED
-from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, decode_response, encode_response
-from fiskal.queue import checks, identity, modes, receipt_request
+from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_response
+from fiskal.queue import checks, identity, interrupted, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.ids import GuidSource, bytes_le
+from fiskal.queue.interrupted import Question, Recall
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
+from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.store import (
     ActionRow,
@@ -79,15 +83,10 @@ _NO_TURN = nullcontext()
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
 
-RESEND_WITHIN_TICKS = 15 * 60 * TICKS_PER_SECOND
-"""How long after its acceptance an interrupted receipt is known again when the POS sends it once more."""
-
 _MUST_REACH_TSE = frozenset(
     {ReceiptCase.INITIAL_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH}
 )
 """Cases for which a failing TSE is an error of the call instead of failed mode."""
-
-_SWITCHES = frozenset({ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH})
 
 
 class Queue:
@@ -95,7 +94,9 @@ class Queue:
 
     ``cash_box_id`` is the configured cash box; ``bindings`` gives an SCU of the host by its id, None if there
     is no such: which one the queue uses is part of its stored state. ``master_data`` is the configured text,
-    which a closing may bring into effect. Raises StoreError when the store does not hold ``queue_id``.
+    which a closing may bring into effect. Items that were interrupted are answered before anything else;
+    ``recover_by`` is until when that may wait for a TSE (:mod:`fiskal.queue.interrupted`). Raises StoreError when
+    the store does not hold ``queue_id``, or cannot take the answers.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Queue:
         clock: Clock,
         new_guid: GuidSource,
         master_data: str | None = None,
+        recover_by: Deadline | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -133,9 +135,10 @@ class Queue:
         self._stale = True
         self._state: QueueState
         self._transactions: Transactions
-        self._interrupted: dict[str, str] = {}
+        self._questions: dict[str, Question] = {}
+        """Interrupted items that may come again, by their request text."""
         self._own_turn: Turn | None = None
-        self._load()
+        self._load(recover_by)
 
     # ---- the way of one receipt -----------------------------------------------------------------
 
@@ -149,12 +152,15 @@ class Queue:
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
         with self._lock:
+            if self._stale:
+                self._own_turn = None  # what was interrupted may have to wait for a TSE
+                self._load()
             # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread
             # goes without.
             self._own_turn = None if get_ident() == main_thread().ident else self._turn
             if (
-                self._stale
-                or self._state.migrated
+                self._state.migrated
+                or self._questions
                 or request.receipt_case & ReceiptFlag.RECEIPT_REQUEST
                 or self.settings.duplicate_window_s
             ):
@@ -167,8 +173,6 @@ class Queue:
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the
         request to be signed."""
-        if self._stale:
-            self._load()
         if request.receipt_case & ReceiptFlag.RECEIPT_REQUEST:
             found = receipt_request.lookup(self._store, self._state.queue_no, request)
             if found is not None:
@@ -182,6 +186,10 @@ class Queue:
             request = receipt_request.without_flag(request, strict=self.settings.process_data_strict)
         if self._state.migrated:
             raise checks.migrated()
+        if self._questions:
+            stored = self._find_completed(request)
+            if stored is not None:
+                return stored, request
         if self.settings.duplicate_window_s:
             stored = self._find_duplicate(request)
             if stored is not None:
@@ -201,37 +209,65 @@ class Queue:
                 self._own_turn.leave()
 
     def _answer(self, item: QueueItemRow, request: Prepared) -> bytes:
-        work = Work(
-            request,
-            item.ftQueueItemId,
-            self._interrupted.pop(item.request, None) if self._interrupted else None,
-            self._clock(),
-            self._state,
-            self._transactions,
-            self._binding,
-            self.settings,
-            self._signatures,
-            self._clock,
-            self._lookups,
-            self._persist_effects,
-        )
+        work = self._work(item, request, self._clock(), self._lookups, self._persist_effects)
+        first = self._questions.pop(item.request) if work.repeats else None
         try:
             outcome = self._decide(work)
         except StoreError:
             self._stale = True  # the item has no answer yet; reading the queue again closes it
             raise
         except Exception as error:
+            if first is not None:
+                self._note_repetition(work, first)
             return self._reject(item, work, error)
         except BaseException:
             self._stale = True
             raise
-        return self._complete(item, work, outcome)
+        if first is not None:
+            self._note_repetition(work, first)
+        text = self._complete(item, work, outcome)
+        if self._questions and work.calls is not None and self._state.fail_count == 0:
+            self._decide_questions()
+        return text
 
-    @property
-    def _binding(self) -> ScuBinding:
+    def _work(
+        self,
+        item: QueueItemRow,
+        request: Prepared,
+        now: int,
+        lookups: Lookups,
+        persist: Callable[[Work], None],
+        deadline: Deadline | None = None,
+    ) -> Work:
+        question = self._questions.get(item.request) if self._questions else None
+        first = None
+        if (
+            question is not None
+            and question.repeatable
+            and question.scu == self._state.scu_id
+            and self._is_recent(question)
+        ):
+            first = question.item
+        return Work(
+            request,
+            item.ftQueueItemId,
+            first,
+            now,
+            self._state,
+            self._transactions,
+            self._bound(lookups),
+            self.settings,
+            self._signatures,
+            self._clock,
+            lookups,
+            persist,
+            deadline,
+        )
+
+    def _bound(self, lookups: Lookups) -> ScuBinding:
         """The SCU the queue is connected to; one that is never reached while it has none."""
         scu_id = self._state.scu_id
-        return self._no_scu if scu_id is None else self._lookups.binding(scu_id) or no_scu(scu_id)
+        return self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id)
 
     def _find_duplicate(self, request: Prepared) -> bytes | None:
         """The answer of the same business receipt, if it came within the duplicate window before."""
@@ -374,8 +410,6 @@ class Queue:
         change.queues.append(state.row(now))
         if work.actions:
             change.actions += self._action_rows(work.actions, item.ftQueueItemId, now)
-        if work.case == ReceiptCase.DAILY_CLOSING or (outcome.updates and "scu_id" in outcome.updates):
-            self._interrupted.clear()  # what they left on the TSE may be closed now, or it is another TSE
         if work.case in SPECIAL_CASES:
             scu_row = work.binding.unsaved(now)
             if scu_row is not None:
@@ -499,7 +533,7 @@ class Queue:
                 self._commit(change)
         work.effects.apply(self._transactions)
 
-    def _load(self) -> None:
+    def _load(self, recover_by: Deadline | None = None) -> None:
         """Read the state from the store and answer items that were interrupted before their answer."""
         row = self._store.queue(self.queue_id)
         if row is None:
@@ -518,35 +552,203 @@ class Queue:
         accepted = Change()
         accepted.unanswered.append(row.queue_no)
         self._commit(accepted)
-        for item in self._store.unanswered_items(row.queue_no):
-            state.queued_row = max(state.queued_row, item.ftQueueRow)
-            _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
-            self._store_error(item, _receipt_case(item), INTERRUPTED, None, _interrupted)
-        self._interrupted = self._find_interrupted()
+        self._questions = self._read_questions()
+        items = self._store.unanswered_items(row.queue_no)
+        if items:
+            recall = Recall(self._lookups.binding, recover_by or Deadline(interrupted.RUNNING_S))
+            for item in items:
+                _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
+                state.queued_row = max(state.queued_row, item.ftQueueRow)
+                self._recover(item, recall)
         self._stale = False
 
-    def _find_interrupted(self) -> dict[str, str]:
-        """Item ids of interrupted receipts by their request.
+    # ---- what was interrupted -------------------------------------------------------------------
 
-        The TSE may have signed such a receipt, and nobody heard of it. When the very same request comes
-        again, its TSE calls are repeated under the first item's id: what was executed is fetched, not signed
-        a second time.
-        """
-        found: dict[str, str] = {}
-        for item, answer in self._store.iter_items(self._state.queue_no, self._clock() - RESEND_WITHIN_TICKS):
-            if answer is not None and _INTERRUPTED_MARK in answer.response:
-                found.setdefault(item.request, item.ftQueueItemId)
-            elif found:
-                found.pop(item.request, None)
-                case = _receipt_case(item) & CASE_MASK
-                if case == ReceiptCase.DAILY_CLOSING or (case in _SWITCHES and _is_ready(answer)):
-                    found.clear()
+    def _recover(self, item: QueueItemRow, recall: Recall) -> None:
+        """Answer an interrupted item: with its real answer if that can be known, else as interrupted."""
+        work = self._remembered_work(item, recall)
+        if work is None:
+            self._interrupt(item, None, "the request is read differently now", recall)
+            return
+        kind: interrupted.Kind | None = None
+        try:
+            outcome = self._decide(work)
+        except interrupted.NotExecuted as error:
+            self._interrupt(item, work, str(error), recall)
+        except interrupted.Undecidable as error:
+            _log.warning("queue %s: row %d is undecided: %s", self.queue_id, item.ftQueueRow, error)
+            kind = interrupted.Kind.UNDECIDED
+            work.effects.clear()
+            work.actions.clear()
+            self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is undecided: {error}.")
+            self._store_error(item, work.request.receipt_case, INTERRUPTED, work, _interrupted)
+        except StoreError:
+            raise
+        except FiskalError as error:
+            self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is rejected.")
+            message = f"{error.code}: {error}"
+            self._store_error(item, work.request.receipt_case, message, work, signatures.error)
+        except Exception as error:
+            _log.exception("queue %s: internal error", self.queue_id)
+            self._interrupt(item, work, f"internal error {type(error).__name__}", recall)
+        else:
+            kind = interrupted.Kind.COMPLETED
+            what = "from the record of the TSE" if work.calls is not None else "without the TSE"
+            self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is completed {what}.")
+            self._complete(item, work, outcome)
+
+    def _remembered_work(self, item: QueueItemRow, recall: Recall) -> Work | None:
+        """The work of an item at SCUs that only remember; None if its text is no longer read as it was."""
+        request = prepare(item.request.encode(), strict=self.settings.process_data_strict)
+        if request.request_hash_base64 != item.requestHash:
+            return None
+        question = self._questions.get(item.request)
+        asked = item.ftQueueItemId if question is None or not question.repeatable else question.item
+        bindings = recall.bindings_for(
+            asked, self._state.cash_box_identification, list(self._transactions.open.values())
+        )
+        lookups = self._lookups._replace(binding=bindings)
+        return self._work(item, request, item.ftQueueMoment, lookups, _keep, recall.deadline)
+
+    def _interrupt(self, item: QueueItemRow, work: Work | None, reason: str, recall: Recall) -> None:
+        """Give an item its error answer, and close what it left open on the TSE."""
+        found = [f"Row {item.ftQueueRow} was interrupted; it has no answer: {reason}."]
+        if work is None:
+            receipt_case = _receipt_case(item)
+        else:
+            receipt_case = work.request.receipt_case
+            work.effects.keep_finished()
+            signed = work.calls
+            orphans = [row for row in work.effects.open.values() if row is not None]
+            for row in orphans:
+                try:
+                    found.append(recall.close_orphan(work, row.TransactionNumber))
+                except ScuError as error:
+                    found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
+                else:
+                    work.effects.open[row.cbReceiptReference] = None
+            kind = None
+            if signed is not None and not orphans:
+                kind = interrupted.Kind.SIGNED
+                found.append(f"The TSE had executed {signed}.")
+            self._note(work, item, kind, " ".join(found))
+        self._store_error(item, receipt_case, INTERRUPTED, work, _interrupted)
+
+    def _note(self, work: Work, item: QueueItemRow, kind: interrupted.Kind | None, message: str) -> None:
+        """Journal what became of an interrupted item, and remember it if it may be asked for."""
+        questions = self._questions
+        first = questions.pop(item.request, None)
+        if kind is not None:
+            item_id = item.ftQueueItemId
+            if kind != interrupted.Kind.COMPLETED and first is not None and work.repeats:
+                item_id = first.item
+            questions[item.request] = Question(item_id, work.binding.scu_id, kind, item.ftQueueMoment)
+        if first is not None and kind != interrupted.Kind.UNDECIDED:
+            self._keep_left(work, first)
+        while len(questions) > interrupted.MAX_QUESTIONS:
+            del questions[next(iter(questions))]
+        work.actions.append(interrupted.journal(message, list(questions.values())))
+
+    def _note_repetition(self, work: Work, first: Question) -> None:
+        """An interrupted item was sent again, and its TSE calls were made under the first item's id."""
+        self._keep_left(work, first)
+        message = "An interrupted receipt was sent again; the TSE knows it by its first queue item."
+        work.actions.append(interrupted.journal(message, list(self._questions.values())))
+
+    def _keep_left(self, work: Work, first: Question) -> None:
+        """The TSE was not reached: what the first item may have left open there is still to be closed."""
+        if first.to_be_decided and work.calls is None:
+            left = msgspec.structs.replace(first, kind=interrupted.Kind.LEFT)
+            self._questions[first.item] = left  # not by its text: it is not repeated any more
+
+    def _read_questions(self) -> dict[str, Question]:
+        entry = self._store.last_action(self.queue_id, interrupted.JOURNAL_TYPE)
+        found: dict[str, Question] = {}
+        for question in [] if entry is None else interrupted.read_questions(entry.DataJson):
+            stored = self._store.item(question.item)
+            if stored is not None:
+                left = question.kind == interrupted.Kind.LEFT
+                found[question.item if left else stored.item.request] = question
         return found
+
+    def _is_recent(self, question: Question) -> bool:
+        return self._clock() - question.moment < interrupted.RESEND_WITHIN_TICKS
+
+    def _find_completed(self, request: Prepared) -> bytes | None:
+        """The answer of the very same request, if it was completed after an interruption and not yet heard."""
+        question = self._questions.get(request.canonical.decode())
+        if question is None or question.kind != interrupted.Kind.COMPLETED or not self._is_recent(question):
+            return None
+        stored = self._store.item(question.item)
+        if stored is None or stored.answer is None:
+            return None
+        self._journal_found(question.item, request.receipt_reference)
+        return stored.answer.response.encode()
+
+    def _decide_questions(self) -> None:
+        """The TSE answers: look again at what could not be decided. The receipt before stands in any case."""
+        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S))
+        for key, question in list(self._questions.items()):
+            if question.to_be_decided and question.scu == self._state.scu_id:
+                try:
+                    if not self._decide_question(key, question, recall):
+                        return
+                except FiskalError as error:
+                    _log.warning("queue %s: %s stays undecided: %s", self.queue_id, question.item, error)
+                    self._stale = True
+                    return
+
+    def _decide_question(self, key: str, question: Question, recall: Recall) -> bool:
+        """False if the TSE does not answer after all."""
+        stored = self._store.item(question.item)
+        work = None if stored is None else self._remembered_work(stored.item, recall)
+        if work is None:
+            del self._questions[key]
+            return True
+        found = [f"Queue item {question.item} was undecided."]
+        kind: interrupted.Kind | None = None
+        closes = True
+        try:
+            self._decide(work)
+        except interrupted.Undecidable:
+            return False
+        except interrupted.NotExecuted as error:
+            found.append(f"It was not signed: {error}.")
+        except FiskalError as error:
+            found.append(f"It would be rejected: {error}")
+        else:
+            closes = work.case == ReceiptCase.START_TRANSACTION  # nobody will go on with it
+            if not closes and work.calls is not None:
+                kind = interrupted.Kind.SIGNED
+                found.append(f"The TSE had signed it: {work.calls}.")
+        work.effects.keep_finished()
+        if closes:
+            known = {row.TransactionNumber for row in self._transactions.open.values()}
+            found += [
+                recall.close_orphan(work, row.TransactionNumber)
+                for row in work.effects.open.values()
+                if row is not None and row.TransactionNumber not in known
+            ]
+        del self._questions[key]
+        if kind is not None and question.repeatable:
+            self._questions[key] = Question(question.item, question.scu, kind, question.moment)
+        change = Change()
+        entry = interrupted.journal(" ".join(found), list(self._questions.values()), question.item)
+        change.actions += self._action_rows([entry], question.item, self._clock())
+        self._commit(change)
+        return True
 
     def _journal_found(self, item_id: str, reference: str | None) -> None:
         change = Change()
         text = f'Queue {self.queue_id} found cbReceiptReference "{reference or ""}"'
-        change.actions += self._action_rows([Action("", text)], item_id, self._clock())
+        actions = [Action("", text)]
+        heard = [key for key, question in self._questions.items() if question.item == item_id]
+        for key in heard:
+            del self._questions[key]
+            actions.append(
+                interrupted.journal("The POS has the answer of the receipt.", list(self._questions.values()))
+            )
+        change.actions += self._action_rows(actions, item_id, self._clock())
         self._commit(change)
 
     def _action_rows(self, actions: list[Action], item_id: str, now: int) -> list[ActionRow]:
@@ -594,12 +796,8 @@ def _condition(state: QueueState) -> str:
     return "active" if state.scu_id is not None else "switching"
 
 
-_INTERRUPTED_MARK = f'"Caption":"{INTERRUPTED}"'
-
-
-def _is_ready(answer: AnswerRow | None) -> bool:
-    """Was the receipt processed, with nothing amiss?"""
-    return answer is not None and decode_response(answer.response.encode()).ft_state == DE
+def _keep(work: Work) -> None:
+    """Nothing of a receipt that is worked through once more is durable before its answer is."""
 
 
 def _interrupted(country: int, text: str) -> SignaturItem:

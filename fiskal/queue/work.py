@@ -23,7 +23,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.errors import ClientError, NotSupported
+from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.store.interface import ActionRow, Change, FailedTransactionRow, OpenTransactionRow
 
 if TYPE_CHECKING:
@@ -142,6 +142,18 @@ class Effects:
             else:
                 change.failed_finishes.append(failed)
 
+    def clear(self) -> None:
+        self.open.clear()
+        self.failed_starts.clear()
+        self.failed_finishes.clear()
+
+    def keep_finished(self) -> None:
+        """Keep what a receipt did that will have no answer; what it made good for others, others do again."""
+        for reference in (*self.failed_starts, *self.failed_finishes):
+            self.open.pop(reference, None)
+        self.failed_starts.clear()
+        self.failed_finishes.clear()
+
     def apply(self, transactions: Transactions) -> None:
         """Bring the queue's memory up to what was made durable, and forget the effects."""
         _merge(self.open, transactions.open)
@@ -163,6 +175,7 @@ class Work:
 
     __slots__ = (
         "_calls",
+        "_deadline",
         "_persist",
         "actions",
         "binding",
@@ -202,6 +215,7 @@ class Work:
         clock: Clock,
         lookups: Lookups,
         persist: Callable[[Work], None],
+        deadline: Deadline | None = None,
     ) -> None:
         receipt_case = request.receipt_case
         self.request = request
@@ -230,6 +244,7 @@ class Work:
         self.actions: list[Action] = []
         self._calls: list[str] = []
         self._persist = persist
+        self._deadline = deadline
 
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
@@ -359,6 +374,10 @@ class Work:
         try:
             finish = self.finish(start.transaction_number, process_type, process_data_base64)
         except BaseException as error:
+            if self.repeats and isinstance(error, ScuError) and error.code in _CLOSED_MEANWHILE:
+                # What the first item had begun was closed as aborted: nothing of it can be fetched.
+                self.repeats, self.tse_item_id = False, self.item_id
+                return self.implicit_transaction(reference, process_type, process_data_base64)
             if self.open_transaction(reference) is not None:
                 # a zero receipt or closing must not displace what the POS has open under its reference
                 reference = f"{reference}#{start.transaction_number}"
@@ -369,15 +388,16 @@ class Work:
             raise
         return start, finish
 
-    def abort(self, number: int) -> FinishTransactionResponse:
+    def abort(self, number: int, *, is_retry: bool = False) -> FinishTransactionResponse:
         """Finish a transaction that will have no receipt, as AVBelegabbruch with zeros."""
-        return self.finish(number, "Kassenbeleg-V1", ABORTED_BASE64)
+        return self.finish(number, "Kassenbeleg-V1", ABORTED_BASE64, is_retry=is_retry)
 
     def tse_info(self) -> TseInfo:
         return self.binding.tse_info(self.deadline())
 
     def deadline(self) -> Deadline:
-        return Deadline(self.settings.scu_timeout_ms / 1000)
+        """Until when a call to the TSE may take that is made now."""
+        return self._deadline or Deadline(self.settings.scu_timeout_ms / 1000)
 
     def special_transaction(self) -> tuple[StartTransactionResponse, FinishTransactionResponse, str]:
         """TX-IMPL of a special function: SonstigerVorgang with the case's fixed text."""
@@ -399,6 +419,8 @@ class Work:
             process_data,
         )
 
+
+_CLOSED_MEANWHILE = frozenset({"TRANSACTION_NOT_OPEN", "IDEMPOTENCY_MISMATCH"})
 
 ABORTED_BASE64 = base64.b64encode(texts.ABORTED_TRANSACTION.encode()).decode()
 

@@ -211,6 +211,26 @@ class Deadline:
         return time.monotonic() >= self.at
 
 
+class Recalls(Protocol):
+    """What an SCU offers beside :class:`Scu` if it keeps a record of its calls: to ask without calling.
+
+    Each method returns the answer of a call that was executed before, found by its op, client, queue item and
+    number; None if it certainly was not executed. Nothing is ever executed. Raises ``OutcomeUnknown`` if nobody
+    knows, ``ClientError`` IDEMPOTENCY_MISMATCH if the call was executed with other data, and every other
+    :class:`fiskal.scu.errors.ScuError` if the SCU cannot be asked.
+    """
+
+    def recall_start(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse | None: ...
+    def recall_update(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse | None: ...
+    def recall_finish(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse | None: ...
+
+
 class Scu(Protocol):
     """The 15 methods of IDESSCD (tse-abstraction §2). All may be called from many threads.
 

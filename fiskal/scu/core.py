@@ -226,7 +226,37 @@ class ScuCore:
     def start_transaction(
         self, request: StartTransactionRequest, deadline: Deadline | None = None
     ) -> StartTransactionResponse:
-        signed = self._execute("start", request, 0, deadline)
+        return self._started(request, self._execute("start", request, 0, deadline))
+
+    def update_transaction(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse:
+        return self._updated(request, self._execute("update", request, request.transaction_number, deadline))
+
+    def finish_transaction(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse:
+        return self._finished(request, self._execute("finish", request, request.transaction_number, deadline))
+
+    def recall_start(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse | None:
+        signed = self._recall("start", request, 0, deadline)
+        return None if signed is None else self._started(request, signed)
+
+    def recall_update(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse | None:
+        signed = self._recall("update", request, request.transaction_number, deadline)
+        return None if signed is None else self._updated(request, signed)
+
+    def recall_finish(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse | None:
+        signed = self._recall("finish", request, request.transaction_number, deadline)
+        return None if signed is None else self._finished(request, signed)
+
+    def _started(self, request: StartTransactionRequest, signed: Signed) -> StartTransactionResponse:
         return StartTransactionResponse(
             transaction_number=signed.transaction_number,
             time_stamp=signed.time_stamp,
@@ -235,10 +265,7 @@ class ScuCore:
             signature_data=self._signature_data(signed),
         )
 
-    def update_transaction(
-        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
-    ) -> UpdateTransactionResponse:
-        signed = self._execute("update", request, request.transaction_number, deadline)
+    def _updated(self, request: UpdateTransactionRequest, signed: Signed) -> UpdateTransactionResponse:
         return UpdateTransactionResponse(
             transaction_number=request.transaction_number,
             time_stamp=signed.time_stamp,
@@ -249,10 +276,7 @@ class ScuCore:
             signature_data=self._signature_data(signed),
         )
 
-    def finish_transaction(
-        self, request: FinishTransactionRequest, deadline: Deadline | None = None
-    ) -> FinishTransactionResponse:
-        signed = self._execute("finish", request, request.transaction_number, deadline)
+    def _finished(self, request: FinishTransactionRequest, signed: Signed) -> FinishTransactionResponse:
         return FinishTransactionResponse(
             transaction_number=request.transaction_number,
             start_transaction_time_stamp=signed.start_time_stamp,
@@ -280,16 +304,7 @@ class ScuCore:
         number: int,
         deadline: Deadline | None,
     ) -> Signed:
-        if len(request.queue_item_id) > MAX_QUEUE_ITEM_ID_CHARACTERS:
-            raise ClientError("INVALID_QUEUE_ITEM_ID", "QueueItemId is no GUID.")
-        call = Call(
-            op,
-            request.client_id,
-            number,
-            request.process_type,
-            _decode(request.process_data_base64) if request.process_data_base64 else b"",
-            "" if request.queue_item_id == EMPTY_GUID else request.queue_item_id.lower(),
-        )
+        call = _call(op, request, number)
         self._enter(deadline)
         answered = began = False
         try:
@@ -314,6 +329,27 @@ class ScuCore:
         finally:
             if not answered:
                 self._seen_at = _NEVER
+            self._lock.release()
+
+    def _recall(
+        self,
+        op: Op,
+        request: StartTransactionRequest | UpdateTransactionRequest,
+        number: int,
+        deadline: Deadline | None,
+    ) -> Signed | None:
+        """What an earlier execution answered, None if there was none."""
+        call = _call(op, request, number)
+        if not call.queue_item_id:
+            return None
+        self._enter(deadline)
+        try:
+            return self._remembered(call, True, deadline)[0]
+        except ScuError:
+            raise
+        except Exception as error:
+            self._raise_internal(error, began=True)
+        finally:
             self._lock.release()
 
     def _snapshot(self, op: Op) -> frozenset[int] | None:
@@ -403,13 +439,11 @@ class ScuCore:
         if row.state is CallState.DONE and not is_retry:
             log.warning("%s for queue item %s is executed once more", call.op, call.queue_item_id)
             return None, _generation(call, row.generation + 1)
-        if not is_retry and row.state is CallState.FAILED_SAFE:
-            return None, call
+        if row.state is CallState.FAILED_SAFE:
+            return None, call  # it certainly was not executed, whatever it was
         _compare(call, row.request_sha256)
         if row.signed is not None:
             return row.signed, call
-        if row.state is CallState.FAILED_SAFE:
-            return None, call
         self._refresh(deadline)
         outcome = self._driver.reconcile(call, row.open_before, deadline)
         if isinstance(outcome, Signed):
@@ -420,6 +454,7 @@ class ScuCore:
                 f"Whether the {call.op} for queue item {call.queue_item_id} was executed is still unknown.",
                 transaction_number=call.transaction_number or None,
             )
+        self._note(self._calls.failed, call, CallState.FAILED_SAFE)
         return None, call
 
     def _identify(self, deadline: Deadline | None) -> None:
@@ -614,6 +649,19 @@ class ScuCore:
 def _check_range(first: int, last: int) -> None:
     if first > last:
         raise ClientError("INVALID_RANGE", "From is greater than To.")
+
+
+def _call(op: Op, request: StartTransactionRequest | UpdateTransactionRequest, number: int) -> Call:
+    if len(request.queue_item_id) > MAX_QUEUE_ITEM_ID_CHARACTERS:
+        raise ClientError("INVALID_QUEUE_ITEM_ID", "QueueItemId is no GUID.")
+    return Call(
+        op,
+        request.client_id,
+        number,
+        request.process_type,
+        _decode(request.process_data_base64) if request.process_data_base64 else b"",
+        "" if request.queue_item_id == EMPTY_GUID else request.queue_item_id.lower(),
+    )
 
 
 def _decode(process_data_base64: str) -> bytes:

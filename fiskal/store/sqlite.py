@@ -248,9 +248,10 @@ class SqliteStore:
             return
         self._closed = True
         self._acceptances.close()
-        self._group.close()
         while self._idle_readers:
             self._idle_readers.pop().close()
+        # The writer is the last to go: only so SQLite copies the WAL into the file, which then is whole by itself.
+        self._group.close()
         self._lock.release()
 
     def __enter__(self) -> SqliteStore:

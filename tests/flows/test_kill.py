@@ -16,6 +16,7 @@ from typing import Any
 
 import fiskal
 from fiskal.export.verify import verify_journal
+from fiskal.germany import texts
 from fiskal.germany.codes import DE
 from fiskal.scu.software import SoftwareTse
 from fiskal.tse.logmessage import parse
@@ -115,7 +116,8 @@ def check_journal(data: Path) -> None:
 
 
 def check_tse(data: Path, answered: list[tuple[bytes, bytes]]) -> None:
-    """The TSE counted without a gap and signed every receipt exactly once."""
+    """The TSE counted without a gap and signed every receipt exactly once; what it had begun when the process
+    died was closed as aborted."""
     (folder,) = (data / "scu").iterdir()
     tse = SoftwareTse(folder, create=False)
     try:
@@ -123,16 +125,24 @@ def check_tse(data: Path, answered: list[tuple[bytes, bytes]]) -> None:
     finally:
         tse.close()
     assert [counter for counter, _ in messages] == list(range(1, len(messages) + 1))
+    parsed = [parse(der) for _, der in messages]
     operations = [
         (message.transaction_number, message.operation)
-        for message in (parse(der) for _, der in messages)
+        for message in parsed
         if message.transaction_number is not None
     ]
     assert len(set(operations)) == len(operations)
     started = {number for number, operation in operations if operation == "StartTransaction"}
     assert started == set(range(1, len(started) + 1))
     found = [TRANSACTION.fullmatch(json.loads(text)["ftReceiptIdentification"]) for _, text in answered]
-    assert started == {int(match[2]) for match in found if match is not None}
+    sold = {int(match[2]) for match in found if match is not None}
+    aborted = {
+        message.transaction_number
+        for message in parsed
+        if message.process_data == texts.ABORTED_TRANSACTION.encode()
+    }
+    assert not sold & aborted
+    assert started == sold | aborted
 
 
 def test_a_server_killed_again_and_again(tmp_path: Path) -> None:

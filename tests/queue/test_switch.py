@@ -176,7 +176,7 @@ def test_the_switch_survives_restarts_between_its_receipts(shop: SwitchShop) -> 
 
 
 @pytest.mark.parametrize("case", [INITIATE, FINISH])
-def test_a_disk_that_fails_before_the_answer_leaves_the_switch_repeatable(
+def test_a_disk_that_fails_before_the_answer_leaves_the_switch_to_the_next_start(
     shop: SwitchShop, case: int
 ) -> None:
     shop.close_day()
@@ -189,11 +189,13 @@ def test_a_disk_that_fails_before_the_answer_leaves_the_switch_repeatable(
     queue._store = DyingStore(store, 1, StoreError("power cut"))  # type: ignore[assignment]
     with pytest.raises(StoreError):
         shop.send(case | CLIENT_ONLY if case == INITIATE else case, "SW")
-    shop.reopen()
     assert shop.row.ftSignaturCreationUnitDEId == before
+    shop.reopen()
+    assert shop.row.ftSignaturCreationUnitDEId == (None if case == INITIATE else shop.target_id)
     again = shop.send(case | CLIENT_ONLY if case == INITIATE else case, "SW")
     assert again["ftState"] == DE
-    assert len(again["ftSignatures"]) == 17  # of an initiate they were fetched: the client is gone already
+    assert len(again["ftSignatures"]) == 17
+    assert again["ftQueueRow"] == shop.row.ftCurrentRow  # the answer that was completed
     if case == INITIATE:
         assert shop.finish()["ftState"] == DE
     assert shop.sale()["ftState"] == DE

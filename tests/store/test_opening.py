@@ -192,6 +192,18 @@ def test_a_foreign_writer_is_waited_for_and_then_named(path: Path, monkeypatch: 
         store.commit(accepted(1, 1))
 
 
+def test_a_closed_store_is_one_file(path: Path, tmp_path: Path) -> None:
+    """Who copies the file of a host that was stopped has everything."""
+    with SqliteStore(path) as store:
+        store.commit(accepted(1, 1))
+        assert store.item(guid("item", 1, 1)) is not None  # a reader stays open
+    assert not path.with_name(path.name + "-wal").exists()
+    copy = tmp_path / "copy.sqlite"
+    copy.write_bytes(path.read_bytes())
+    with SqliteStore(copy) as store:
+        assert store.item(guid("item", 1, 1)) is not None
+
+
 def _add_notes(db: schema.Database) -> None:
     db.table("Note").create({"id": int, "text": str}, pk="id")
     db.table("Note").insert({"id": 1, "text": "migrated"})

@@ -46,15 +46,20 @@ class FaultyScu:
         self.closed = False
         self.calls: list[str] = []
         self.requests: list[Any] = []
-        self._before: list[tuple[str, Exception]] = []
-        self._after: list[tuple[str, Exception]] = []
+        self._before: list[tuple[str, BaseException]] = []
+        self._after: list[tuple[str, BaseException]] = []
+        self._ignored: dict[str, int] = {}
         self.down: Exception | None = None
 
-    def fail_before(self, method: str, error: Exception) -> None:
+    def fail_before(self, method: str, error: BaseException) -> None:
         self._before.append((method, error))
 
-    def fail_after(self, method: str, error: Exception) -> None:
+    def fail_after(self, method: str, error: BaseException) -> None:
         self._after.append((method, error))
+
+    def ignore(self, method: str, calls: int) -> None:
+        """Let so many calls of a method pass before its faults count."""
+        self._ignored[method] = calls
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         target = getattr(self.scu, method)
@@ -64,6 +69,9 @@ class FaultyScu:
             self.requests.append(args[0] if args else None)
             if self.down is not None:
                 raise self.down
+            if self._ignored.get(method, 0) > 0:
+                self._ignored[method] -= 1
+                return target(*args)
             self._raise(self._before, method)
             result = target(*args)
             self._raise(self._after, method)
@@ -72,7 +80,7 @@ class FaultyScu:
         return call
 
     @staticmethod
-    def _raise(faults: list[tuple[str, Exception]], method: str) -> None:
+    def _raise(faults: list[tuple[str, BaseException]], method: str) -> None:
         for index, (name, error) in enumerate(faults):
             if name == method:
                 del faults[index]
@@ -132,7 +140,8 @@ class Shop:
         if start:
             self.send(0x03)
 
-    def open(self) -> None:
+    def open(self, disturb: Callable[[FaultyScu], Any] | None = None) -> None:
+        """Start the host, with TSEs that ``disturb`` prepared to fail."""
         config = configs.load(self.folder)
         self.scu_id = config.scus[0].id
         self.tses = {
@@ -140,6 +149,9 @@ class Shop:
             for scu in config.scus
         }
         self.tse = self.tses[self.scu_id]
+        if disturb is not None:
+            for tse in self.tses.values():
+                disturb(tse)
         scus: dict[str, Any] = dict(self.tses)
         try:
             self.middleware = Middleware(config, self.folder, scus=scus, clock=self.clock)

@@ -126,12 +126,11 @@ def _fail_several(work: Work) -> Outcome:
 
 
 def _close(work: Work, number: int) -> list[SignaturItem]:
-    """Close one transaction as aborted, and make that durable at once: many may follow."""
+    """Close one transaction as aborted. Until the answer is stored, the record of the SCU remembers that."""
     finish = work.abort(number)
     for row in work.open_transactions():
         if row.TransactionNumber == number:
             work.effects.open[row.cbReceiptReference] = None
-    work.persist()
     return work.signatures.closed(finish)
 
 
@@ -162,9 +161,10 @@ def clear_orphan(work: Work) -> None:
     try:
         work.abort(known.TransactionNumber)
     except TseRejected as error:
+        if _is_open(work, known):
+            raise
         _log.warning("transaction %d was closed elsewhere: %s", known.TransactionNumber, error)
     work.effects.open[work.reference] = None
-    work.persist()
 
 
 def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionResponse:
@@ -180,18 +180,28 @@ def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionRespons
 def _check_still_open(work: Work, row: OpenTransactionRow) -> None:
     """A transaction that the TSE does not have open any more was closed by somebody else: the row is dropped
     and the receipt rejected, because trying again would never help."""
-    if row.TransactionNumber not in work.tse_info().current_started_transaction_numbers:
+    if not _is_open(work, row):
         drop(work, row)
         raise checks.no_transaction(row.cbReceiptReference)
 
 
+def _is_open(work: Work, row: OpenTransactionRow) -> bool:
+    """Is a transaction still open that the TSE did not continue? It may refuse for other reasons."""
+    return row.TransactionNumber in work.tse_info().current_started_transaction_numbers
+
+
 def close_open(work: Work) -> list[SignaturItem]:
-    """Close all open transactions of the queue as aborted; one the TSE no longer knows is dropped."""
+    """Close all open transactions of the queue as aborted; one the TSE no longer knows is dropped.
+
+    Raises TseRejected if the TSE knows it and does not close it.
+    """
     closed: list[SignaturItem] = []
     for row in work.open_transactions():
         try:
             closed += _close(work, row.TransactionNumber)
         except TseRejected as error:
+            if _is_open(work, row):
+                raise
             _log.warning("transaction %d: %s", row.TransactionNumber, error)
             drop(work, row)
     return closed
@@ -209,7 +219,6 @@ def drop(work: Work, row: OpenTransactionRow) -> None:
             priority=-1,
         )
     )
-    work.persist()
 
 
 def open_transaction_json(row: OpenTransactionRow) -> str:

@@ -98,13 +98,11 @@ def _recover(work: Work, updates: dict[str, Any]) -> list[SignaturItem]:
                     (request.process_data or b"").decode(),
                 )
         work.effects.failed_finishes[row.cbReceiptReference] = None
-        work.persist()
     for row in _oldest_first(work, work.transactions.failed_starts):
         started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
         work.note_open(row.cbReceiptReference, started)
         work.effects.failed_starts[row.cbReceiptReference] = None
         items += work.signatures.start(started.signature_data)
-        work.persist()
     now = work.clock()
     note = signatures.recovered(work.state.fail_count, work.state.fail_moment or now, now)
     items.append(note)

@@ -1,0 +1,341 @@
+"""What becomes of a receipt that was interrupted between its acceptance (T1) and its answer (T2).
+
+The process died, or the disk did not take the answer: the item is stored, the TSE may have signed it, and
+nobody heard of it. Before the queue takes its next receipt it goes through these items in the order of their
+rows. Each is worked through once more, at an SCU that *only remembers*: it gives the answers of calls that it
+executed for this item, and executes none. So the same code that made the first answer makes it again.
+
+===========================================  ==============================================================
+what the SCU's record says                   what becomes of the item
+===========================================  ==============================================================
+every signature the receipt needs exists     its answer is made from them; it gets number and place in the
+(sale, order, step, closing, start, …)       chain, and a receipt request finds it
+the receipt needs no TSE (failed mode, late  answered as it would have been
+signing, handwritten, out of service), or
+is wrong in itself
+implicit receipt, start signed, finish not   ``interrupted``; its transaction is closed as AVBelegabbruch. To
+                                             finish it would sign a sale that the POS may have given up
+start, finish or update of the explicit      ``interrupted``; what was open stays open, the POS goes on with it
+flow, not signed
+zero receipt or closing, signed itself, but  ``interrupted``; what it did to other transactions stands, and
+not all it had to do beside it was done      the next one goes on
+nothing was executed                         ``interrupted``
+the SCU cannot be asked in time, or keeps    ``interrupted``, and the item is remembered as *undecided*
+no record
+===========================================  ==============================================================
+
+``interrupted`` is an error answer: the item keeps its row and gets no number (queue invariants).
+
+An undecided item is looked at again after the first receipt that reached its TSE: a transaction it left open is
+closed as aborted. Should the POS send the very same request again before or after that, its TSE calls are made
+under the first item's id: what was executed is fetched, not signed a second time. In the same way a POS that
+sends an item again which has been completed, without having asked for the answer, gets that answer, once.
+
+Everything that was found out is written to the action journal, in the commit of the answer it belongs to. The
+entry carries the list of items that still may be asked for, so the newest entry is the whole memory.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+
+from fiskal.clock import TICKS_PER_SECOND
+from fiskal.germany import notifications
+from fiskal.queue.binding import ScuBinding
+from fiskal.queue.work import ABORTED_BASE64, Action, Work
+from fiskal.scu.contract import (
+    Deadline,
+    FinishTransactionRequest,
+    FinishTransactionResponse,
+    Recalls,
+    RegisterClientIdRequest,
+    RegisterClientIdResponse,
+    Scu,
+    StartTransactionRequest,
+    StartTransactionResponse,
+    TseInfo,
+    TseState,
+    UnregisterClientIdRequest,
+    UnregisterClientIdResponse,
+    UpdateTransactionRequest,
+    UpdateTransactionResponse,
+)
+from fiskal.scu.errors import ClientError, NotSupported, ScuError
+from fiskal.scu.refusals import transaction_not_open
+from fiskal.store.interface import OpenTransactionRow
+
+START_UP_S: Final = 10.0
+"""How long the queues of a host that starts may wait for TSEs in all, to decide what was interrupted."""
+
+RUNNING_S: Final = 5.0
+"""The same for one queue of a running host."""
+
+RESEND_WITHIN_TICKS: Final = 7 * 24 * 3600 * TICKS_PER_SECOND
+"""How long after its acceptance an interrupted receipt is known again when the POS sends it once more."""
+
+MAX_QUESTIONS: Final = 32
+"""So many interrupted items are remembered, the newest ones."""
+
+JOURNAL_TYPE: Final = "4445000000000000-Interrupted"
+"""Type of the action journal's entries about interrupted receipts."""
+
+_Found = TypeVar("_Found")
+
+
+class NotExecuted(Exception):
+    """The receipt was interrupted before this call: its answer never came to be."""
+
+
+class Undecidable(Exception):
+    """Nobody can say now what the TSE did."""
+
+
+class Kind(enum.StrEnum):
+    """What is known of an interrupted item that may come again."""
+
+    COMPLETED = "completed"
+    """It has its answer, which the POS has not seen."""
+    UNDECIDED = "undecided"
+    """It was answered ``interrupted`` without having asked the TSE."""
+    SIGNED = "signed"
+    """It was answered ``interrupted``, and the TSE had signed it."""
+    LEFT = "left"
+    """It was sent again and answered without the TSE; what it may have left open is still to be closed."""
+
+
+class Question(msgspec.Struct, frozen=True):
+    """An interrupted item that the POS may ask for."""
+
+    item: str
+    scu: str
+    kind: Kind
+    moment: int
+    """When it was accepted, in ticks."""
+
+    @property
+    def to_be_decided(self) -> bool:
+        return self.kind in (Kind.UNDECIDED, Kind.LEFT)
+
+    @property
+    def repeatable(self) -> bool:
+        """Sent again, its TSE calls are made under this item's id."""
+        return self.kind in (Kind.UNDECIDED, Kind.SIGNED)
+
+
+class _Entry(msgspec.Struct):
+    questions: list[Question] = []
+
+
+def read_questions(data_json: str | None) -> list[Question]:
+    """The list in the DataJson of the newest entry; empty if it has none that can be read."""
+    try:
+        return msgspec.json.decode(data_json or "{}", type=_Entry).questions
+    except msgspec.DecodeError:
+        return []
+
+
+def journal(message: str, questions: list[Question], item_id: str | None = None) -> Action:
+    """The entry of the action journal that makes ``questions`` the memory of what was interrupted."""
+    data = {"questions": [msgspec.to_builtins(question) for question in questions[-MAX_QUESTIONS:]]}
+    return Action(JOURNAL_TYPE, message, notifications.to_json(data), item_id=item_id)
+
+
+class Recall:
+    """One pass over interrupted items: the SCUs of the host, asked for what they remember.
+
+    ``binding`` gives an SCU by its id; ``deadline`` ends the pass.
+    """
+
+    def __init__(self, binding: Callable[[str], ScuBinding | None], deadline: Deadline) -> None:
+        self._binding = binding
+        self.deadline = deadline
+
+    def bindings_for(
+        self, item_id: str, client_id: str, rows: list[OpenTransactionRow]
+    ) -> Callable[[str], ScuBinding | None]:
+        """The same SCUs, but such that only remember what they did for one item.
+
+        ``rows`` are the open transactions of the queue as stored.
+        """
+
+        def remembering(scu_id: str) -> ScuBinding | None:
+            real = self._binding(scu_id)
+            if real is None:
+                return None
+
+            def connect() -> Scu:
+                numbers = [row.TransactionNumber for row in rows if row.scu_id == scu_id]
+                return cast(Scu, _remembering(real, self.deadline, item_id, client_id, numbers))
+
+            binding = ScuBinding(scu_id, connect, real.row)
+            binding.info, binding.certification_id = real.info, real.certification_id
+            binding.in_process = True
+            return binding
+
+        return remembering
+
+    def close_orphan(self, work: Work, number: int) -> str:
+        """Close a transaction that an interrupted receipt left open; what became of it, as text for the journal.
+
+        Raises ScuError if the TSE cannot be asked; then nothing is known to have changed.
+        """
+        real = self._binding(work.binding.scu_id)
+        if real is None:
+            return f"Transaction {number} belongs to an SCU that is no longer configured."
+        real.scu_within(self.deadline)
+        work.use(real)
+        try:
+            finish = work.abort(number, is_retry=True)
+        except ClientError:
+            return f"Transaction {number} had been finished with other data; that signature has no receipt."
+        except ScuError as error:
+            if error.code != "TRANSACTION_NOT_OPEN":
+                raise
+            return f"Transaction {number} had been closed by somebody else."
+        return (
+            f"Transaction {number} was closed as aborted, signature counter "
+            f"{finish.signature_data.signature_counter}."
+        )
+
+
+def _remembering(
+    real: ScuBinding, deadline: Deadline, item_id: str, client_id: str, numbers: list[int]
+) -> RememberingScu:
+    """Raises Undecidable if the SCU cannot be asked now or keeps no record."""
+    try:
+        scu = real.scu_within(deadline)
+        if getattr(scu, "recall_start", None) is None:
+            raise Undecidable("the SCU keeps no record that it can be asked for")
+        recalls = cast(Recalls, scu)
+        own = recalls.recall_start(
+            StartTransactionRequest(client_id=client_id, queue_item_id=item_id), deadline
+        )
+        info = scu.get_tse_info(deadline)
+        # As it was when the item began: without its own and what others started since, with what it closed.
+        found = [
+            number
+            for number in info.current_started_transaction_numbers
+            if own is None or number < own.transaction_number
+        ]
+        found += [
+            number
+            for number in numbers
+            if number not in found and _aborted(recalls, item_id, client_id, number, deadline)
+        ]
+        info = msgspec.structs.replace(info, current_started_transaction_numbers=found)
+    except ScuError as error:
+        raise Undecidable(str(error)) from error
+    return RememberingScu(scu, recalls, info, deadline)
+
+
+def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> bool:
+    request = FinishTransactionRequest(
+        client_id=client_id,
+        transaction_number=number,
+        process_type="Kassenbeleg-V1",
+        process_data_base64=ABORTED_BASE64,
+        queue_item_id=item_id,
+    )
+    try:
+        return scu.recall_finish(request, deadline) is not None
+    except ClientError:
+        return False
+
+
+class RememberingScu:
+    """An SCU that gives the answers it gave to a receipt, and executes no transaction call.
+
+    Raises NotExecuted where the receipt had not come to, Undecidable where nobody knows. What leads to a state
+    (register, deregister, terminate) is carried on once the receipt's own transaction is known to be finished.
+    """
+
+    in_process = True
+
+    def __init__(self, scu: Scu, recalls: Recalls, info: TseInfo, deadline: Deadline) -> None:
+        self._scu = scu
+        self._recalls = recalls
+        self._info = info
+        self._deadline = deadline
+        self._started: set[int] = set()
+        self._signed = False
+
+    def start_transaction(
+        self, request: StartTransactionRequest, deadline: Deadline | None = None
+    ) -> StartTransactionResponse:
+        found = _ask(lambda: self._recalls.recall_start(request, self._deadline))
+        if found is None:
+            raise NotExecuted("the transaction was not started")
+        self._started.add(found.transaction_number)
+        return found
+
+    def update_transaction(
+        self, request: UpdateTransactionRequest, deadline: Deadline | None = None
+    ) -> UpdateTransactionResponse:
+        found = _ask(lambda: self._recalls.recall_update(request, self._deadline))
+        if found is None:
+            raise self._refusal(request.transaction_number)
+        return found
+
+    def finish_transaction(
+        self, request: FinishTransactionRequest, deadline: Deadline | None = None
+    ) -> FinishTransactionResponse:
+        number = request.transaction_number
+        found = _ask(lambda: self._recalls.recall_finish(request, self._deadline))
+        if found is None:
+            raise self._refusal(number)
+        if number in self._started:
+            self._signed = True
+        return found
+
+    def _refusal(self, number: int) -> Exception:
+        """Why a call was not executed: the TSE refused it, or the receipt did not come to it."""
+        if number in self._started or number in self._info.current_started_transaction_numbers:
+            return NotExecuted(f"transaction {number} was not continued")
+        return transaction_not_open(number)
+
+    def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
+        return self._info
+
+    def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
+        if request.current_state == self._info.current_state:
+            return request
+        return self._once_signed().set_tse_state(request, self._deadline)
+
+    def register_client_id(
+        self, request: RegisterClientIdRequest, deadline: Deadline | None = None
+    ) -> RegisterClientIdResponse:
+        if request.client_id in self._info.current_client_ids:
+            return RegisterClientIdResponse(client_ids=self._info.current_client_ids)
+        return self._once_signed().register_client_id(request, self._deadline)
+
+    def unregister_client_id(
+        self, request: UnregisterClientIdRequest, deadline: Deadline | None = None
+    ) -> UnregisterClientIdResponse:
+        if request.client_id not in self._info.current_client_ids:
+            return UnregisterClientIdResponse(client_ids=self._info.current_client_ids)
+        return self._once_signed().unregister_client_id(request, self._deadline)
+
+    def _once_signed(self) -> Scu:
+        if not self._signed:
+            raise NotExecuted("the receipt was not signed")
+        return self._scu
+
+    def __getattr__(self, method: str) -> Any:
+        def refuse(*_: object, **__: object) -> None:
+            raise NotSupported("NOT_REPEATED", f"{method} is not repeated for an interrupted receipt.")
+
+        return refuse
+
+
+def _ask(recall: Callable[[], _Found]) -> _Found:
+    try:
+        return recall()
+    except ClientError as error:
+        # Executed, but not as this receipt says: closed by an earlier pass, or under other settings.
+        raise NotExecuted(str(error)) from error
+    except ScuError as error:
+        raise Undecidable(str(error)) from error

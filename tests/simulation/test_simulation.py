@@ -1,0 +1,198 @@
+"""Some dozen sites keep all promises, every run can be repeated, and a product that breaks a promise is found."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from fiskal.queue import interrupted, modes, receipt_request
+from fiskal.queue.interrupted import Recall, RememberingScu
+from fiskal.queue.queue import Queue
+from fiskal.queue.work import Effects
+from fiskal.scu.core import ScuCore
+from fiskal.store import Change, SqliteStore
+from tests.simulation.__main__ import main
+from tests.simulation.pos import SALE
+from tests.simulation.run import Failure, run
+
+SEEDS = range(1, 31)
+STEPS = 60
+MUTATION_SEEDS = range(1, 61)
+"""A mutation is found by the first few of these."""
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_site_keeps_all_promises(seed: int) -> None:
+    result = run(seed, steps=STEPS)
+    assert result.counts["receipts"] > 0
+
+
+def test_a_seed_does_the_same_again() -> None:
+    first = run(7, steps=STEPS)
+    assert run(7, steps=STEPS) == first
+    assert run(8, steps=STEPS).digest != first.digest
+
+
+def test_the_seeds_see_what_they_are_made_for() -> None:
+    """Without crashes, interrupted and completed receipts the simulation would prove nothing."""
+    counts: dict[str, int] = {}
+    for seed in range(1, 11):
+        for name, count in run(seed, steps=STEPS).counts.items():
+            counts[name] = counts.get(name, 0) + count
+    assert all(counts[name] for name in ("receipts", "crashes", "interrupted", "completed"))
+
+
+def test_the_command_runs_seeds_and_replays_one() -> None:
+    done = CliRunner().invoke(main, ["--seeds", "2", "--steps", "5"])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"2 seeds from 1, 0 failed, \d+ seeds per minute", done.output)
+    replayed = CliRunner().invoke(main, ["--replay", "1", "--steps", "5"])
+    assert replayed.exit_code == 0
+    assert "sends 2023-11-14T" in replayed.output
+    assert "seed 1 keeps all promises" in replayed.output
+
+
+# ---- mutations: every promise that is broken on purpose is found -----------------------------------------
+
+Patch = pytest.MonkeyPatch
+
+
+def no_idempotency(patch: Patch) -> None:
+    """The SCU executes every call that comes, and remembers none."""
+    patch.setattr(ScuCore, "_remembered", lambda self, call, is_retry, deadline: (None, call))
+
+
+def chain_not_continued(patch: Patch) -> None:
+    """T2 does not carry the chain on: every receipt follows the same one."""
+    original = Queue._complete
+
+    def complete(self: Queue, *args: Any) -> bytes:
+        before = self._state.receipt_hash, self._state.receipt_hash_base64
+        text = original(self, *args)
+        self._state.receipt_hash, self._state.receipt_hash_base64 = before
+        return text
+
+    patch.setattr(Queue, "_complete", complete)
+
+
+def numerator_forgotten(patch: Patch) -> None:
+    """A crash brings back the number of receipt before."""
+    original = Queue._load
+
+    def load(self: Queue, *args: Any) -> None:
+        original(self, *args)
+        self._state.receipt_numerator = max(0, self._state.receipt_numerator - 1)
+
+    patch.setattr(Queue, "_load", load)
+
+
+def orphan_dropped(patch: Patch) -> None:
+    """What an interrupted receipt left open is forgotten instead of closed."""
+    patch.setattr(Recall, "close_orphan", lambda self, work, number: "dropped")
+
+
+def orphan_not_stored(patch: Patch) -> None:
+    """What a failed finish left open is not written down."""
+    original = Effects.write
+
+    def write(self: Effects, queue_no: int, change: Change) -> None:
+        original(self, queue_no, change)
+        change.open_transactions = [row for row in change.open_transactions if not row.implicit]
+
+    patch.setattr(Effects, "write", write)
+
+
+def interrupted_given_up(patch: Patch) -> None:
+    """Every interrupted item gets the error answer, whatever the TSE signed."""
+
+    def recover(self: Queue, item: Any, recall: Recall) -> None:
+        self._interrupt(item, None, "given up", recall)
+
+    patch.setattr(Queue, "_recover", recover)
+
+
+def interrupted_signed_at_the_start(patch: Patch) -> None:
+    """A start-up pass that signs what was not signed."""
+
+    def start(self: RememberingScu, request: Any, deadline: Any = None) -> Any:
+        return self._scu.start_transaction(request, self._deadline)
+
+    def finish(self: RememberingScu, request: Any, deadline: Any = None) -> Any:
+        return self._scu.finish_transaction(request, self._deadline)
+
+    patch.setattr(RememberingScu, "start_transaction", start)
+    patch.setattr(RememberingScu, "finish_transaction", finish)
+
+
+def questions_forgotten(patch: Patch) -> None:
+    """Items that nobody could decide are not remembered."""
+    patch.setattr(interrupted, "read_questions", lambda data_json: [])
+    patch.setattr(Queue, "_decide_questions", lambda self: None)
+
+
+def answers_before_the_disk(patch: Patch) -> None:
+    """A commit returns before it is stored, and the next one brings it to the disk."""
+    original = SqliteStore.commit
+    waiting: dict[int, Change] = {}
+
+    def commit(self: SqliteStore, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+        late = waiting.pop(id(self), None)
+        if late is not None:
+            original(self, late)
+        if change.answers:
+            waiting[id(self)] = change
+        else:
+            original(self, change, turn, in_turn=in_turn)
+
+    patch.setattr(SqliteStore, "commit", commit)
+
+
+def receipt_requests_find_nothing(patch: Patch) -> None:
+    patch.setattr(receipt_request, "lookup", lambda *args: None)
+
+
+def failed_mode_left_by_a_sale(patch: Patch) -> None:
+    """Sales go to the TSE although the circuit breaker is open."""
+    patch.setattr(modes, "EXEMPT_FROM_FAILED_MODE", modes.EXEMPT_FROM_FAILED_MODE | {SALE})
+
+
+def unanswered_items_left(patch: Patch) -> None:
+    patch.setattr(SqliteStore, "unanswered_items", lambda self, queue_no: [])
+
+
+MUTATIONS = {
+    no_idempotency: "is open, and nobody knows|twice",
+    chain_not_continued: "ftReceiptHash is not the hash",
+    numerator_forgotten: "the number should be",
+    orphan_dropped: "is open, and nobody knows",
+    orphan_not_stored: "is open, and nobody knows",
+    interrupted_given_up: "is open, and nobody knows|twice",
+    interrupted_signed_at_the_start: "started twice|while the host starts",
+    questions_forgotten: "signed twice|is open, and nobody knows",
+    answers_before_the_disk: "has no answer|is lost|is missing|was altered",
+    receipt_requests_find_nothing: "got null, but had heard",
+    failed_mode_left_by_a_sale: "failed mode was left",
+    unanswered_items_left: "has no answer",
+}
+"""What is broken, and what the simulation says to it."""
+
+
+@pytest.mark.parametrize(
+    ("mutate", "found"), MUTATIONS.items(), ids=[mutate.__name__ for mutate in MUTATIONS]
+)
+def test_a_broken_promise_is_found(mutate: Callable[[Patch], None], found: str, monkeypatch: Patch) -> None:
+    mutate(monkeypatch)
+    with pytest.raises(Failure, match=found) as caught:
+        run_until_failure()
+    assert f"replay: python -m tests.simulation --replay {caught.value.seed} --steps {STEPS}" in str(
+        caught.value
+    )
+
+
+def run_until_failure() -> None:
+    for seed in MUTATION_SEEDS:
+        run(seed, steps=STEPS)
