@@ -27,6 +27,7 @@ from fiskal.pos import (
     encode_request,
 )
 from fiskal.queue.binding import ScuBinding
+from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.queue import Queue
@@ -61,7 +62,8 @@ class Middleware:
     """Echo, Sign and Journal for all queues of one host. Thread-safe; close it when done.
 
     Made by :func:`fiskal.open`. ``store`` and ``scus`` (by SCU id) may be given instead of what the
-    configuration names, for tests and for a host that brings its own.
+    configuration names, for tests and for a host that brings its own. With ``background_exports`` a closing is
+    answered before its TAR export is made.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Middleware:
         scus: dict[str, Scu] | None = None,
         clock: Clock = clocks.now,
         new_guid: GuidSource = new_guid,
+        background_exports: bool = False,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -81,6 +84,7 @@ class Middleware:
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
         self._turn = Turn()
+        self._export_runner = ExportRunner(background=background_exports)
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
@@ -178,6 +182,8 @@ class Middleware:
                 clock=clock,
                 new_guid=new_guid,
                 master_data=master_data,
+                export_runner=self._export_runner,
+                export_folder=self.folder / "exports" / queue.id / "TAR",
             )
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()
@@ -275,8 +281,16 @@ class Middleware:
             "queues": [queue.status() for queue in self._queues.values()],
         }
 
+    def wait_for_exports(self, timeout_s: float | None = None) -> bool:
+        """Wait for the TAR exports that closings left behind; False if they took longer than ``timeout_s``."""
+        return self._export_runner.wait(timeout_s)
+
     def close(self) -> None:
-        """Close the TSEs and the journal. What was answered is durable already."""
+        """Close the TSEs and the journal. What was answered is durable already.
+
+        A TAR export that is not finished goes on with the first receipt after the next start.
+        """
+        self._export_runner.close()
         for binding in self._bindings.values():
             binding.close()
         self.store.close()
@@ -298,7 +312,7 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
     folder = Path(data)
     if create and not (folder / configs.FILE_NAME).exists():
         configs.save(folder, configs.new_config())
-    return Middleware(configs.load(folder), folder, clock=clock)
+    return Middleware(configs.load(folder), folder, clock=clock, background_exports=True)
 
 
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:

@@ -10,6 +10,8 @@ import base64
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from threading import get_ident, main_thread
 from typing import Any
 
@@ -36,16 +38,20 @@ from fiskal.germany.texts import INTERRUPTED
 from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, decode_response, encode_response
 from fiskal.queue import checks, identity, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
+from fiskal.queue.exports import ExportRunner, TarExports
 from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
+from fiskal.scu.fetch import ExportCancelled, Pause
+from fiskal.scu.fetch import pause as fetch_pause
 from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    JournalDERow,
     MasterDataRow,
     QueueItemRow,
     Receipt,
@@ -95,7 +101,9 @@ class Queue:
 
     ``cash_box_id`` is the configured cash box; ``bindings`` gives an SCU of the host by its id, None if there
     is no such: which one the queue uses is part of its stored state. ``master_data`` is the configured text,
-    which a closing may bring into effect. Raises StoreError when the store does not hold ``queue_id``.
+    which a closing may bring into effect. ``export_runner`` runs the TAR exports that closings leave behind, by
+    default before :meth:`sign` returns; ``export_folder`` is where their files are kept if the settings ask for
+    them. Raises StoreError when the store does not hold ``queue_id``.
     """
 
     def __init__(
@@ -110,6 +118,8 @@ class Queue:
         clock: Clock,
         new_guid: GuidSource,
         master_data: str | None = None,
+        export_runner: ExportRunner | None = None,
+        export_folder: Path | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -125,6 +135,7 @@ class Queue:
             bindings,
             lambda *types: self._store.last_action(self.queue_id, *types),
             lambda: self._store.count_actions(self.queue_id),
+            lambda: self._store.count_exports(self.queue_id),
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
@@ -136,6 +147,19 @@ class Queue:
         self._interrupted: dict[str, str] = {}
         self._own_turn: Turn | None = None
         self._load()
+        self._export_runner = export_runner or ExportRunner(background=False)
+        self._exports = TarExports(
+            store,
+            queue_id,
+            self._state.cash_box_identification,
+            settings,
+            export_folder,
+            clock=clock,
+            new_guid=new_guid,
+        )
+        self._due, messages = self._exports.take_up()
+        for item_id, message in messages:
+            self._journal(message, item_id)
 
     # ---- the way of one receipt -----------------------------------------------------------------
 
@@ -162,7 +186,11 @@ class Queue:
                     found, request = self._look_back(request)
                 if found is not NOT_FOUND:
                     return found
-            return self._process(request)
+            text = self._process(request)
+            due, self._due = self._due, []
+        for row in due:
+            self._export_runner.submit(row.scu_id, partial(self._run_export, row))
+        return text
 
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the
@@ -214,6 +242,7 @@ class Queue:
             self._clock,
             self._lookups,
             self._persist_effects,
+            self._export_now,
         )
         try:
             outcome = self._decide(work)
@@ -380,12 +409,16 @@ class Queue:
             scu_row = work.binding.unsaved(now)
             if scu_row is not None:
                 change.scus.append(scu_row)
+        if work.export_due and self._exports.wanted:
+            due = self._exports.due(item.ftQueueItemId, number, work.binding.scu_id, now)
+            change.exports.append(due)
         if work.effects:
             work.effects.write(state.queue_no, change)
             self._commit(change)
             work.effects.apply(self._transactions)
         else:
             self._commit(change)
+        self._due += change.exports
         self._stale = False
         return text
 
@@ -549,6 +582,12 @@ class Queue:
         change.actions += self._action_rows([Action("", text)], item_id, self._clock())
         self._commit(change)
 
+    def _journal(self, message: str, item_id: str) -> None:
+        """An entry of its own in the action journal, written outside of any receipt."""
+        change = Change()
+        change.actions += self._action_rows([Action(None, message)], item_id, self._clock())
+        self._store.commit(change)
+
     def _action_rows(self, actions: list[Action], item_id: str, now: int) -> list[ActionRow]:
         return [
             ActionRow(
@@ -565,6 +604,46 @@ class Queue:
             )
             for action in actions
         ]
+
+    # ---- TAR exports ------------------------------------------------------------------------------
+
+    def _run_export(self, row: JournalDERow, pause: Pause) -> None:
+        """Run the export a receipt left behind, without the queue's lock and without a turn."""
+        binding = self._lookups.binding(row.scu_id) or no_scu(row.scu_id)
+        try:
+            ended = self._exports.run(row, binding, pause)
+        except ExportCancelled:
+            _log.info("queue %s: the TAR export %s waits for the next start", self.queue_id, row.FileName)
+            return
+        if ended.message is not None:
+            try:
+                self._journal(ended.message, row.ftQueueItemId)
+            except StoreError as error:
+                _log.error("queue %s: %s This is not in the journal: %s", self.queue_id, ended.message, error)
+
+    def _export_now(self, work: Work) -> None:
+        """Export within a receipt after which there is no TSE or no queue any more."""
+        if not self._exports.wanted:
+            return
+        if work.effects:
+            work.persist()  # an export takes its time
+        turn = self._own_turn if work.in_turn else None
+        if turn is not None:
+            turn.leave()
+        try:
+            number = self._state.receipt_numerator + 1
+            row = self._exports.due(work.item_id, number, work.binding.scu_id, self._clock())
+            change = Change()
+            change.exports.append(row)
+            self._store.commit(change)
+            message = self._exports.run(row, work.binding, fetch_pause).message
+        except StoreError as error:
+            message = f"TAR export failed: {error}"
+        finally:
+            if turn is not None:
+                turn.__enter__()
+        if message is not None:
+            work.actions.append(Action(None, message))
 
     # ---- what others may ask ----------------------------------------------------------------------
 
