@@ -26,7 +26,7 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
-from fiskal.queue.binding import ScuBinding
+from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
@@ -258,12 +258,20 @@ class Middleware:
         """A journal as a stream of chunks; their concatenation is the document, maybe empty.
 
         ``from_ticks`` and ``to_ticks`` are .NET ticks compared with TimeStamp; ``to_ticks`` 0 is an open
-        end, a negative one a number of entries. Raises JournalError before the first chunk.
+        end, a negative one a number of entries. Raises JournalError and NotSupportedError here, and what
+        :func:`fiskal.export.journal.stream` says while chunks are taken.
         """
         queue = self.queue(queue_id)
         row = self.store.queue(queue.queue_id)
         assert row is not None  # the queue was opened from it
-        source = journals.Source(self.store, row.queue_no, queue.queue_id, self.config.cash_box_id)
+        scu_id = row.ftSignaturCreationUnitDEId or ""
+        source = journals.Source(
+            self.store,
+            row.queue_no,
+            queue.queue_id,
+            self.config.cash_box_id,
+            lambda: (self._bindings.get(scu_id) or no_scu(scu_id)).scu,
+        )
         return journals.stream(source, journal_type, from_ticks, to_ticks, max_chunk_size)
 
     def journal_json(self, body: Bytes) -> Iterator[bytes]:
