@@ -12,7 +12,6 @@ import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,13 +34,6 @@ EXPORTS, LIVE, ARCHIVED = (
     JournalType.DE_TAR_FROM_DATABASE,
 )
 DSFINVK = JournalType.DE_DSFINVK
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
-    made = Shop(tmp_path)
-    yield made
-    made.close()
 
 
 def read(shop: Shop, kind: int, first: int = 0, last: int = 0, size: int = 4096) -> bytes:
