@@ -108,10 +108,11 @@ class TarExports:
         now = self._clock()
         change = Change()
         messages = []
+        written: list[JournalDERow] = []
         due: dict[str, JournalDERow] = {}
         for row in rows:
             if row.State == ExportState.WRITTEN:
-                change.exports.append(row._replace(State=ExportState.STORED, TimeStamp=now))
+                written.append(row._replace(State=ExportState.STORED, TimeStamp=now))
                 messages.append(
                     (
                         row.ftQueueItemId,
@@ -123,8 +124,13 @@ class TarExports:
             change.exports_removed.append(row.ftJournalDEId)
             if self.wanted:
                 due[row.scu_id] = row._replace(ftJournalDEId=self._new_guid(), TimeStamp=now)
+        change.exports += written
         change.exports += due.values()
         self._store.commit(change)
+        for row in written:
+            problem = self._save_file(row)
+            if problem is not None:
+                messages.append((row.ftQueueItemId, problem))
         return list(due.values()), messages
 
     # ---- one export -----------------------------------------------------------------------------
@@ -218,12 +224,9 @@ class TarExports:
         except StoreError as error:
             # The next start finds it complete.
             return Ended(None, f"TAR export {row.FileName} is stored, but not yet in the journal: {error}")
-        if self._keep_files and self._folder is not None:
-            try:
-                self._save_file(row, self._folder)
-            except (OSError, FiskalError) as error:
-                problem = f"The file of the TAR export {row.FileName} could not be written: {error}"
-                message = problem if message is None else f"{message} {problem}"
+        problem = self._save_file(row)
+        if problem is not None:
+            message = problem if message is None else f"{message} {problem}"
         return Ended(row, message)
 
     def _give_up(self, row: JournalDERow, message: str) -> Ended:
@@ -239,17 +242,25 @@ class TarExports:
             )
         return Ended(None, message)
 
-    def _save_file(self, row: JournalDERow, folder: Path) -> None:
-        """StoreTemporaryExportFiles: the archive as a file, complete or not there."""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{row.FileName}.tar"
+    def _save_file(self, row: JournalDERow) -> str | None:
+        """StoreTemporaryExportFiles: the archive as a file, complete or not there. What went wrong, if so."""
+        if not self._keep_files or self._folder is None:
+            return None
+        path = self._folder / f"{row.FileName}.tar"
         staged = path.with_name(f"{path.name}.part")
-        with staged.open("wb") as file:
-            for chunk in exportfile.tar_chunks(self._store, row):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for left_over in self._folder.glob("*.part"):
+                left_over.unlink()
+            with staged.open("wb") as file:
+                for chunk in exportfile.tar_chunks(self._store, row):
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            staged.replace(path)
+        except (OSError, FiskalError) as error:
+            return f"The file of the TAR export {row.FileName} could not be written: {error}"
+        return None
 
 
 def _describe(error: Exception) -> str:

@@ -471,6 +471,21 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_export(tmp_path: Path) 
     shop.close()
 
 
+def test_a_death_leaves_no_half_file_and_the_next_start_writes_it(tmp_path: Path) -> None:
+    shop = make(tmp_path, store_temporary_export_files=True)
+    folder = tmp_path / "exports" / shop.queue_id / "TAR"
+    folder.mkdir(parents=True)
+    (folder / "20231114.tar.part").write_bytes(b"half")
+    shop.tse.fail_after("end_export_session", Death())
+    with pytest.raises(Death):
+        shop.send(DAILY)
+    shop.reopen()
+    (row,) = rows(shop)
+    assert [path.name for path in folder.iterdir()] == [f"{row.FileName}.tar"]
+    assert (folder / f"{row.FileName}.tar").read_bytes() == tar_of(shop, row)
+    shop.close()
+
+
 def test_no_file_is_left_without_that_setting(shop: Shop) -> None:
     shop.send(DAILY)
     assert not (shop.folder / "exports").exists()
@@ -541,6 +556,43 @@ def test_an_export_cut_off_by_closing_the_host_is_made_after_the_next_start(shop
     assert [row.Number for row in rows(shop)] == [2]
     nothing_is_left(shop)
     nothing_is_lost(shop)
+
+
+@pytest.mark.parametrize("in_process", [True, False])
+@pytest.mark.parametrize("case", [DAILY, STOP, MIGRATION])
+def test_receipts_of_other_queues_go_on_during_an_export_and_all_turns_end(
+    tmp_path: Path, case: int, in_process: bool
+) -> None:
+    shop = Shop(tmp_path, prepare=two_queues)
+    first, second = shop.config.queues
+    shop.tse.in_process = in_process
+    shop.queue_id = second.id
+    shop.send(0x03, "second")
+    gate = Gate(shop.tse.scu)
+    closing = shop.request(case | (0x0100_0000 if case == STOP else 0), "C-1")
+    shop.queue_id = first.id
+    sale = shop.request(ZERO, "during")
+    answers: dict[str, Any] = {}
+
+    def post(name: str, request: dict[str, Any]) -> None:
+        answers[name] = shop.post(request)
+
+    ends = threading.Thread(target=post, args=("closing", closing))
+    ends.start()
+    assert gate.reached.wait(30)
+    sells = threading.Thread(target=post, args=("sale", sale))
+    sells.start()
+    sells.join(30)
+    assert answers["sale"]["ftState"] == DE
+    assert "closing" not in answers
+    gate.opened.set()
+    ends.join(30)
+    assert answers["closing"]["ftState"] == DE
+    turn: Any = shop.middleware._turn
+    assert not turn._held
+    shop.queue_id = second.id
+    assert len(rows(shop)) == 1
+    shop.close()
 
 
 def two_queues(config: HostConfig) -> None:
