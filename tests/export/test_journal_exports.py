@@ -25,6 +25,7 @@ from fiskal.scu.errors import TseRejected, Unreachable
 from fiskal.store import Change, ExportState, JournalDEPartRow, JournalDERow, exportfile
 from fiskal.tse.logmessage import parse
 from fiskal.tse.tar import TarWriter, read_members, verify_tar
+from tests.support.memory import peak
 from tests.support.shop import Shop
 
 DAILY, MONTHLY = 0x07, 0x05
@@ -348,15 +349,6 @@ def test_the_check_finds_a_forged_message_in_an_archive(shop: Shop) -> None:
 
 
 # ---- memory -------------------------------------------------------------------------------------
-
-
-def peak(stream: Iterator[bytes]) -> tuple[int, int]:
-    """The length of a journal and the most memory it took to read."""
-    tracemalloc.start()
-    size = sum(map(len, stream))
-    used = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return size, used
 
 
 def random_bytes(count: int) -> Iterator[bytes]:

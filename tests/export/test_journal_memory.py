@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from bench.journals import multiply
 from fiskal.germany.codes import JournalType
+from tests.support.memory import peak
 from tests.support.shop import Shop
 
 FEW, MANY = 2_000, 12_000
@@ -23,15 +23,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     made.sale()
     yield made
     made.close()
-
-
-def peak(stream: Iterator[bytes]) -> tuple[int, int]:
-    """Bytes of a journal, and the most memory that reading it took."""
-    tracemalloc.start()
-    size = sum(map(len, stream))
-    used = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return size, used
 
 
 def measure(shop: Shop, rows: int) -> dict[int, tuple[int, int]]:
