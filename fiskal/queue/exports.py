@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from fiskal.clock import Clock
 from fiskal.core import format_ticks_ms
@@ -33,14 +33,6 @@ _log = logging.getLogger("fiskal.queue")
 
 _LOCK_POLL_S: Final = 0.1
 _NOT_IN_FILE_NAMES: Final = re.compile(r'[\x00-\x1f"*/:<>?\\|]')
-
-
-class Ended(NamedTuple):
-    """How an export ended. ``message`` is for the action journal; None if there is nothing to say."""
-
-    row: JournalDERow | None
-    """What was archived, None if nothing was."""
-    message: str | None
 
 
 class TarExports:
@@ -135,10 +127,10 @@ class TarExports:
 
     # ---- one export -----------------------------------------------------------------------------
 
-    def run(self, row: JournalDERow, binding: ScuBinding, pause: Pause) -> Ended:
-        """Export the whole log of the TSE into the due ``row``. What fails is said, never raised.
+    def run(self, row: JournalDERow, binding: ScuBinding, pause: Pause) -> str | None:
+        """Export the whole log of the TSE into the due ``row``. What is to be journalled about it, if anything.
 
-        Raises only ExportCancelled: then ``row`` is still due.
+        What fails is said, not raised. Raises only ExportCancelled: then ``row`` is still due.
         """
         try:
             return self._run(row, binding, pause)
@@ -150,7 +142,7 @@ class TarExports:
             message = f"TAR export failed: {_describe(error)} The TSE keeps its log."
             return self._give_up(row, message)
 
-    def _run(self, row: JournalDERow, binding: ScuBinding, pause: Pause) -> Ended:
+    def _run(self, row: JournalDERow, binding: ScuBinding, pause: Pause) -> str | None:
         if self._mode is TarFileExportMode.ERASED:
             open_count = binding.tse_info(
                 Deadline(self._call_timeout_s)
@@ -177,7 +169,7 @@ class TarExports:
         finally:
             binding.export_lock.release()
 
-    def _fetch(self, row: JournalDERow, fetch: ExportFetch) -> Ended:
+    def _fetch(self, row: JournalDERow, fetch: ExportFetch) -> str | None:
         parts, size = exportfile.write(
             self._store, row, fetch.chunks(), lambda: fetch.expected, self._clock()
         )
@@ -216,20 +208,19 @@ class TarExports:
         change.exports.append(row)
         self._store.commit(change)
 
-    def _keep(self, row: JournalDERow, message: str | None) -> Ended:
-        """The archive becomes part of the journal."""
-        row = row._replace(State=ExportState.STORED, TimeStamp=self._clock())
+    def _keep(self, row: JournalDERow, message: str | None) -> str | None:
+        """The archive becomes part of the journal. The TSE may have erased, so nothing may undo it any more."""
         try:
+            row = row._replace(State=ExportState.STORED, TimeStamp=self._clock())
             self._put(row)
-        except StoreError as error:
-            # The next start finds it complete.
-            return Ended(None, f"TAR export {row.FileName} is stored, but not yet in the journal: {error}")
+        except Exception as error:  # the next start finds it complete
+            return f"TAR export {row.FileName} is stored, but not yet in the journal: {error}"
         problem = self._save_file(row)
         if problem is not None:
             message = problem if message is None else f"{message} {problem}"
-        return Ended(row, message)
+        return message
 
-    def _give_up(self, row: JournalDERow, message: str) -> Ended:
+    def _give_up(self, row: JournalDERow, message: str) -> str:
         """Nothing is archived; the TSE has everything."""
         _log.warning("queue %s: %s", self._queue_id, message)
         change = Change()
@@ -240,7 +231,7 @@ class TarExports:
             _log.warning(
                 "queue %s: what is left of the export stays until the next start: %s", self._queue_id, error
             )
-        return Ended(None, message)
+        return message
 
     def _save_file(self, row: JournalDERow) -> str | None:
         """StoreTemporaryExportFiles: the archive as a file, complete or not there. What went wrong, if so."""
@@ -258,7 +249,7 @@ class TarExports:
                 file.flush()
                 os.fsync(file.fileno())
             staged.replace(path)
-        except (OSError, FiskalError) as error:
+        except Exception as error:  # the archive itself is safe, whatever happened here
             return f"The file of the TAR export {row.FileName} could not be written: {error}"
         return None
 
@@ -311,11 +302,6 @@ class ExportRunner:
         """Wait until nothing is left to do; False if that took longer than ``timeout_s``."""
         with self._condition:
             return self._condition.wait_for(lambda: not self._threads, timeout_s)
-
-    @property
-    def busy(self) -> bool:
-        with self._condition:
-            return bool(self._threads)
 
     def close(self) -> None:
         """Stop after the piece in work; what is unfinished is still due at the next start."""

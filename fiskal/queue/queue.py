@@ -611,15 +611,15 @@ class Queue:
         """Run the export a receipt left behind, without the queue's lock and without a turn."""
         binding = self._lookups.binding(row.scu_id) or no_scu(row.scu_id)
         try:
-            ended = self._exports.run(row, binding, pause)
+            message = self._exports.run(row, binding, pause)
         except ExportCancelled:
             _log.info("queue %s: the TAR export %s waits for the next start", self.queue_id, row.FileName)
             return
-        if ended.message is not None:
+        if message is not None:
             try:
-                self._journal(ended.message, row.ftQueueItemId)
+                self._journal(message, row.ftQueueItemId)
             except StoreError as error:
-                _log.error("queue %s: %s This is not in the journal: %s", self.queue_id, ended.message, error)
+                _log.error("queue %s: %s This is not in the journal: %s", self.queue_id, message, error)
 
     def _export_now(self, work: Work) -> None:
         """Export within a receipt after which there is no TSE or no queue any more."""
@@ -636,7 +636,7 @@ class Queue:
             change = Change()
             change.exports.append(row)
             self._store.commit(change)
-            message = self._exports.run(row, work.binding, fetch_pause).message
+            message = self._exports.run(row, work.binding, fetch_pause)
         except StoreError as error:
             message = f"TAR export failed: {error}"
         finally:

@@ -8,6 +8,7 @@ import uuid
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from fiskal.host.config import HostConfig, QueueConfig
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected, Unreachable
-from fiskal.store import Change, JournalDERow, exportfile
+from fiskal.store import Change, ExportState, JournalDERow, exportfile
 from fiskal.tse.logmessage import parse
 from fiskal.tse.tar import read_members, verify_tar
 from tests.queue.test_switch import SwitchShop, two_scus
@@ -468,6 +469,35 @@ def test_a_file_that_cannot_be_written_does_not_fail_the_export(tmp_path: Path) 
     shop.send(DAILY)
     assert [row.erased for row in rows(shop)] == [1]
     assert "could not be written" in complaints(shop)[0]
+    shop.close()
+
+
+def test_no_bug_behind_the_erasure_takes_the_archive_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = make(tmp_path, store_temporary_export_files=True)
+
+    def bug(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("fiskal.queue.exports.os", SimpleNamespace(fsync=bug))
+    shop.send(DAILY)
+    assert [row.erased for row in rows(shop)] == [1]
+    assert "could not be written: a bug" in complaints(shop)[0]
+    nothing_is_lost(shop)
+    exports: Any = shop.middleware.queue()._exports
+    put = exports._put
+
+    def only_written(row: JournalDERow) -> None:
+        if row.State == ExportState.STORED:
+            bug()
+        put(row)
+
+    exports._put = only_written
+    shop.send(DAILY)
+    assert "not yet in the journal" in complaints(shop)[1]
+    after_the_crash(shop)
+    assert len(rows(shop)) == 2
     shop.close()
 
 
