@@ -13,6 +13,7 @@ import msgspec
 
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreError
 from fiskal.host import config as configs
+from fiskal.host.middleware import Middleware
 from fiskal.store import QueueRow, Store, open_store
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -21,6 +22,9 @@ BAD: Final = 1
 """Checked and bad: a receipt was rejected, a verification failed."""
 UNABLE: Final = 2
 """Could not be done."""
+
+EXPORT_NOTICE_S: Final = 0.5
+"""A TAR export that takes longer is spoken of."""
 
 _JSON_KEY = "fiskal.json"
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -85,6 +89,15 @@ def write(data: bytes) -> None:
 def is_watched(as_json: bool = False) -> bool:
     """Is there a person to show progress to?"""
     return not as_json and sys.stderr.isatty()
+
+
+def finish_exports(middleware: Middleware, *, as_json: bool = False) -> None:
+    """Wait for the TAR export that a closing left behind; it would be cut off with the process."""
+    if middleware.wait_for_exports(EXPORT_NOTICE_S):
+        return
+    if is_watched(as_json):
+        click.echo("archiving the log of the TSE; Ctrl-C leaves it for the next start", err=True)
+    middleware.wait_for_exports()
 
 
 def report(error: Exception, *, as_json: bool) -> int:

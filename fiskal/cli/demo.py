@@ -89,6 +89,7 @@ class _Demo:
                 self._say(f"\n=== {flow.title} ===")
                 for step in flow.steps:
                     self._sell(middleware, step)
+            common.finish_exports(middleware, as_json=self._as_json)
             row = middleware.store.queue(middleware.queues[0].queue_id)
             assert row is not None  # the middleware has just signed with it
             report = verify_journal(middleware.store, row)
@@ -101,7 +102,7 @@ class _Demo:
                 {"ok": ok, "data": folder, "receipts": self._receipts, "journal": as_plain(row, report)}
             )
             return ok
-        counts = ", ".join(f"{number} {name}" for name, number in report.counts.items())
+        counts = ", ".join(f"{number} {name}" for name, number in report.counts.items() if number)
         self._say("\n=== Verified ===")
         self._say(f"receipts  {good} of {len(self._receipts)} signed, ftState ready")
         self._say(f"QR codes  {sum(codes)} of {len(codes)} valid")

@@ -23,6 +23,7 @@ NAMES = {
     "queueitems": JournalType.QUEUE_ITEMS,
     "configuration": JournalType.CONFIGURATION,
     "status": JournalType.DE_STATUS,
+    "exports": JournalType.JOURNAL_DE,
     "tar": JournalType.DE_TAR_FROM_TSE,
     "dsfinvk": JournalType.DE_DSFINVK,
     "tar-database": JournalType.DE_TAR_FROM_DATABASE,
@@ -91,12 +92,14 @@ def command(
     """Read a journal, to standard output or to FILE. FILE appears when it is complete.
 
     TYPE is a number (3), a hex number (0x4445000000000000) or a name: version, action, receipt, queueitems,
-    configuration, status, tar, dsfinvk, tar-database. --from and --to are compared with TimeStamp: .NET
-    ticks, an ISO 8601 moment or a date in UTC. --to -10 gives the first ten entries.
+    configuration, status, exports, tar (the log of the TSE as it is now), tar-database (what closings archived
+    of it), dsfinvk. --from and --to are compared with TimeStamp: .NET ticks, an ISO 8601 moment or a date in
+    UTC. --to -10 gives the first ten entries.
 
     \b
     Example:
       fiskal journal --data shop --type queueitems --from 2026-01-01 --out items.json
+      fiskal journal --data shop --type tar-database --from 2026-01-01 --out tse.tar
     """
     with fiskal.open(data) as middleware:
         chunks = middleware.journal(journal_type, first, last, CHUNK_BYTES, queue_id=queue_id)

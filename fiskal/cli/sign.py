@@ -21,7 +21,8 @@ def command(file: BinaryIO, data: Path, queue_id: str | None, as_json: bool) -> 
     """Sign the ReceiptRequest in FILE (or standard input) and print the ReceiptResponse.
 
     The response is printed as it was stored and hashed. A receipt request without a match prints null. A
-    TSE that fails is no error: ftState then carries bit 0x2.
+    TSE that fails is no error: ftState then carries bit 0x2. After a closing the command waits until the log
+    of the TSE is archived.
 
     \b
     Example:
@@ -33,5 +34,5 @@ def command(file: BinaryIO, data: Path, queue_id: str | None, as_json: bool) -> 
         request.ft_queue_id = queue_id
         body = encode_request(request)
     with fiskal.open(data) as middleware:
-        text = middleware.sign_json(body)
-    common.write(text + b"\n")
+        common.write(middleware.sign_json(body) + b"\n")
+        common.finish_exports(middleware, as_json=as_json)

@@ -86,7 +86,7 @@ def qr(ctx: click.Context, text: str, as_json: bool) -> None:
 @common.json_option()
 @click.pass_context
 def journal(ctx: click.Context, data: Path, queue_id: str | None, as_json: bool) -> None:
-    """Check the journal of every queue: hash chain, numbers, totals, every signature.
+    """Check the journal of every queue: hash chain, numbers, totals, every signature, archived TAR exports.
 
     Nothing is changed. The folder must not be in use by a running 'fiskal serve'.
 

@@ -1,11 +1,14 @@
 """The journals as streams of bytes, row by row in constant memory.
 
-Every journal is one JSON document, cut into chunks whose concatenation is the document.
+Most journals are one JSON document, the exports of the TSE are TAR archives; all of them are cut into chunks
+whose concatenation is the document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import base64
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,10 +16,27 @@ import msgspec
 from fiskal.core import format_ticks
 from fiskal.errors import FiskalError, NotSupportedError
 from fiskal.germany.codes import COUNTRY, JournalType
-from fiskal.store import ActionRow, QueueRow, ReceiptRow, ScuRow, Store, StoredItem
+from fiskal.scu.contract import Scu
+from fiskal.scu.fetch import ExportFetch
+from fiskal.store import (
+    ActionRow,
+    JournalDERow,
+    QueueRow,
+    ReceiptRow,
+    ScuRow,
+    Store,
+    StoredItem,
+    exportfile,
+)
+from fiskal.tse.tar import Source as TarStream
+from fiskal.tse.tar import merge_archives
 from fiskal.version import __version__
 
 DEFAULT_CHUNK_SIZE = 4096
+TAR_CHUNK_SIZE = 1 << 20
+"""What a chunk size of 0 means where an archive comes from the TSE."""
+TSE_EXPORT_TIMEOUT_S = 18_000.0
+TSE_CALL_TIMEOUT_S = 15.0
 _ENCODE = msgspec.json.Encoder().encode
 
 
@@ -26,13 +46,23 @@ class JournalError(FiskalError):
     code = "JOURNAL_TYPE"
 
 
+class TarExportFailed(FiskalError):
+    """An archive that came from the TSE, but not as the TSE made it."""
+
+    code = "TAR_EXPORT_FAILED"
+
+
 class Source(NamedTuple):
-    """Where a journal comes from: the store, the queue it is about, and what the host is configured with."""
+    """Where a journal comes from: the store, the queue it is about, and what the host is configured with.
+
+    ``scu`` gives the SCU of the queue; it raises ScuError if there is none.
+    """
 
     store: Store
     queue_no: int
     queue_id: str
     cash_box_id: str
+    scu: Callable[[], Scu]
 
 
 def stream(
@@ -41,12 +71,16 @@ def stream(
     """The journal ``journal_type`` (ftJournalType) in chunks of ``chunk_size`` bytes.
 
     ``to_ticks`` > 0: from <= TimeStamp <= to. 0: open end. Negative: the first ``-to_ticks`` entries. A
-    ``chunk_size`` of 0 or less means 4096. An empty journal yields nothing. Raises JournalError for a type
-    of another country and NotSupportedError for one that this version does not offer, before the first
-    chunk.
+    ``chunk_size`` of 0 or less means 4096, for the TAR from the TSE 1 MiB. An empty journal yields nothing.
+    Raises JournalError for a type of another country and NotSupportedError for one that this version does not
+    offer, before the first chunk. The TAR from the TSE ignores the range; with it the iterator raises ScuError,
+    and TarExportFailed if the checksum turns out wrong at the end. An archive in the store that is damaged
+    raises ExportDamaged.
     """
     parts = _parts(source, journal_type, from_ticks, to_ticks)
-    return _chunks(parts, chunk_size if chunk_size > 0 else DEFAULT_CHUNK_SIZE)
+    if chunk_size <= 0:
+        chunk_size = TAR_CHUNK_SIZE if journal_type == JournalType.DE_TAR_FROM_TSE else DEFAULT_CHUNK_SIZE
+    return _chunks(parts, chunk_size)
 
 
 def _parts(source: Source, journal_type: int, from_ticks: int, to_ticks: int) -> Iterable[bytes]:
@@ -72,14 +106,14 @@ def _parts(source: Source, journal_type: int, from_ticks: int, to_ticks: int) ->
             )
         case JournalType.CONFIGURATION:
             return [_ENCODE(_configuration(source))]
-        case (
-            JournalType.JOURNAL_DE | JournalType.JOURNAL_AT | JournalType.JOURNAL_FR | JournalType.JOURNAL_ME
-        ):
+        case JournalType.JOURNAL_DE:
+            return _exports(store, store.iter_exports(source.queue_id, from_ticks, to_ticks))
+        case JournalType.JOURNAL_AT | JournalType.JOURNAL_FR | JournalType.JOURNAL_ME:
             return [b"[]"]
         case JournalType.DE_TAR_FROM_DATABASE:
-            return []  # nothing was exported yet
+            return _archived_tar(store, store.iter_exports(source.queue_id, from_ticks, to_ticks))
         case JournalType.DE_TAR_FROM_TSE:
-            raise NotSupportedError("the TAR export from the TSE is not offered by this version")
+            return _tse_tar(source.scu)
         case JournalType.DE_DSFINVK:
             raise NotSupportedError("the DSFinV-K export is not offered by this version")
     if country == COUNTRY:
@@ -93,6 +127,54 @@ def _array(rows: Iterable[dict[str, Any]]) -> Iterator[bytes]:
         yield separator + _ENCODE(row)
         separator = b","
     yield b"[]" if separator == b"[" else b"]"
+
+
+def _exports(store: Store, rows: Iterator[JournalDERow]) -> Iterator[bytes]:
+    """ftJournalDE; a file goes through memory part by part."""
+    separator = b"["
+    for row in rows:
+        before = {
+            "ftJournalDEId": row.ftJournalDEId,
+            "Number": row.Number,
+            "FileName": row.FileName,
+            "FileExtension": row.FileExtension,
+        }
+        behind = {"ftQueueItemId": row.ftQueueItemId, "ftQueueId": row.ftQueueId, "TimeStamp": row.TimeStamp}
+        yield separator + _ENCODE(before)[:-1] + b',"FileContentBase64":"'
+        for part in exportfile.parts(store, row):
+            yield base64.b64encode(part)
+        yield b'",' + _ENCODE(behind)[1:]
+        separator = b","
+    yield b"[]" if separator == b"[" else b"]"
+
+
+def _archived_tar(store: Store, rows: Iterator[JournalDERow]) -> Iterator[bytes]:
+    """One archive as it was exported, or several as one."""
+    first = next(rows, None)
+    if first is None:
+        return
+    second = next(rows, None)
+    if second is None:
+        yield from exportfile.tar_chunks(store, first)
+        return
+
+    def archives() -> Iterator[TarStream]:
+        for row in chain((first, second), rows):
+            with exportfile.open_tar(store, row) as tar:
+                yield tar
+
+    yield from merge_archives(archives())
+
+
+def _tse_tar(scu: Callable[[], Scu]) -> Iterator[bytes]:
+    """The log as it is on the TSE now; nothing is erased."""
+    fetch = ExportFetch(scu(), erase=False, timeout_s=TSE_EXPORT_TIMEOUT_S, call_timeout_s=TSE_CALL_TIMEOUT_S)
+    try:
+        yield from fetch.chunks()
+        if not fetch.end().is_valid:
+            raise TarExportFailed("The TAR file export was not successful.")
+    finally:
+        fetch.abandon()
 
 
 def _chunks(parts: Iterable[bytes], size: int) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from fiskal.core import chain_hash, parse_moment, prepare, sha256
 from fiskal.errors import FiskalError
+from fiskal.export.archived import check_exports
 from fiskal.germany.codes import SignatureType
 from fiskal.store import AnswerRow, QueueItemRow, QueueRow, Receipt, Store, StoredItem
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
@@ -45,7 +46,7 @@ class JournalReport:
     """The result of :func:`verify_journal`. ``counts`` says how much was checked."""
 
     def __init__(self) -> None:
-        self.counts = {"items": 0, "errors": 0, "unanswered": 0, "receipts": 0, "signatures": 0}
+        self.counts = {"items": 0, "errors": 0, "unanswered": 0, "receipts": 0, "signatures": 0, "exports": 0}
         self.problems: list[Problem] = []
         self.problem_count = 0
 
@@ -77,10 +78,11 @@ class _Item(NamedTuple):
 
 
 def verify_journal(store: Store, queue: QueueRow, *, progress: Progress | None = None) -> JournalReport:
-    """Check the whole journal of ``queue``: hash chain, numbers, totals and every signature.
+    """Check the whole journal of ``queue``: hash chain, numbers, totals, every signature, archived exports.
 
-    Reads in constant memory while receipts may go on being signed: what comes after ``queue`` was read is
-    left out. Raises StoreError when the journal cannot be read at all.
+    Reads in constant memory, but for some 300 bytes for each message of the archive in work, while receipts may
+    go on being signed: receipts that come after ``queue`` was read are left out. Raises StoreError when the
+    journal cannot be read at all.
     """
     return _Checker(store, queue).run(progress)
 
@@ -116,6 +118,7 @@ class _Checker:
         if expected != queue.ftCurrentRow:
             report.add("queue", f"the last row is {expected}, but ftCurrentRow is {queue.ftCurrentRow}")
         self._end()
+        report.counts["exports"] = check_exports(self._store, queue, report.add)
         if progress is not None:
             progress(queue.ftCurrentRow, queue.ftCurrentRow)
         return report

@@ -26,7 +26,7 @@ from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
 from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, ReceiptRejected
-from fiskal.export.journal import JournalError
+from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.fairlock import QueueBusy
 from fiskal.host import openapi
 from fiskal.host.middleware import Middleware
@@ -447,6 +447,8 @@ def _status_of(error: Exception) -> tuple[int, dict[str, str]]:
             return 400, {}
         case NotSupportedError() | NotSupported():
             return 501, {}
+        case TarExportFailed():
+            return 503, {"retry-after": str(RETRY_TSE_S)}
         case ScuError():
             wait_ms = error.retry_after_ms
             return 503, {"retry-after": str(RETRY_TSE_S if wait_ms is None else -(-wait_ms // 1000))}

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from fiskal.errors import ConfigurationError
-from fiskal.queue.settings import QueueSettings
+from fiskal.queue.settings import QueueSettings, TarFileExportMode
 
 _log = logging.getLogger("fiskal.host")
 _T = TypeVar("_T")
@@ -28,12 +28,9 @@ class _Pending(typing.NamedTuple):
     lacking: str
 
 
-_NO_TAR = "its closings export no TAR files from the TSE"
 _NO_DSFINVK = "it makes no DSFinV-K export"
 
 PENDING: Final[dict[str, _Pending]] = {
-    "TarFileExportMode": _Pending(("none",), _NO_TAR),
-    "StoreTemporaryExportFiles": _Pending((False,), _NO_TAR),
     "DisableDsfinvkExportReferences": _Pending((False,), _NO_DSFINVK),
     "ExcludeDsfinvkOrders": _Pending((False,), _NO_DSFINVK),
     "EnableWAL": _Pending((True,), "the journal is always in WAL mode"),
@@ -55,7 +52,13 @@ ELSEWHERE: Final[dict[str, str]] = {
 }
 """Keys of the reference that have no place in the file, and what to do instead."""
 
-_TAR_MODES: Final = ("none", "all", "erased")
+
+def letters(key: str) -> str:
+    """What of a key tells it from another."""
+    return "".join(character for character in key.lower() if character.isalnum())
+
+
+_TAR_MODES: Final = {letters(mode.value): mode.value for mode in TarFileExportMode}
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -68,11 +71,6 @@ def convert(data: Any, type_: type[_T], free: frozenset[str]) -> _T:
         return msgspec.convert(_read(data, type_, "$", free), type_, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError(str(error)) from error
-
-
-def letters(key: str) -> str:
-    """What of a key tells it from another."""
-    return "".join(character for character in key.lower() if character.isalnum())
 
 
 _PENDING = {letters(key): (key, pending) for key, pending in PENDING.items()}
@@ -147,6 +145,7 @@ def _settings(data: dict[str, Any], where: str) -> dict[str, Any]:
     """The settings without the keys that ask for nothing this version lacks."""
     rest = dict(data)
     _resolve_legacy_tar(rest, where)
+    _spell_tar_mode(rest, where)
     for key in list(rest):
         if letters(key) in _PENDING:
             _check_pending(key, rest.pop(key), where)
@@ -169,18 +168,24 @@ def _resolve_legacy_tar(data: dict[str, Any], where: str) -> None:
     data["TarFileExportMode"] = mode
 
 
+def _spell_tar_mode(data: dict[str, Any], where: str) -> None:
+    """TarFileExportMode in any case, and null, which some tools make of None."""
+    for key, value in data.items():
+        if letters(key) == letters("TarFileExportMode"):
+            mode = _TAR_MODES.get(letters(str(value)))
+            if mode is None:
+                raise ConfigurationError(f"{where}: {key!r} must be None, All or Erased, not {value!r}")
+            data[key] = mode
+
+
 def _boolean(value: Any) -> bool | None:
     return value if isinstance(value, bool) else _BOOLEANS.get(str(value).lower())
 
 
 def _check_pending(key: str, value: Any, where: str) -> None:
-    name, pending = _PENDING[letters(key)]
+    _, pending = _PENDING[letters(key)]
     asked: object = value
-    if name == "TarFileExportMode":
-        asked = str(value).lower()
-        if asked not in _TAR_MODES:
-            raise ConfigurationError(f"{where}: {key!r} must be None, All or Erased, not {value!r}")
-    elif isinstance(pending.accepted[0], bool):
+    if isinstance(pending.accepted[0], bool):
         asked = _boolean(value)
         if asked is None:
             raise ConfigurationError(f"{where}: {key!r} must be true or false, not {value!r}")
@@ -193,7 +198,7 @@ def _check_pending(key: str, value: Any, where: str) -> None:
             raise ConfigurationError(f"{where}: {key!r} must be at least 1, or no TSE is ever asked")
     if asked not in pending.accepted:
         (only,) = pending.accepted
-        shown = "None" if only == "none" else str(only).lower()
+        shown = str(only).lower()
         raise ConfigurationError(
             f"{where}: {key!r} is {value!r}, which this version cannot do: {pending.lacking}. Remove the key, or "
             f"set it to {shown} to say that you know"

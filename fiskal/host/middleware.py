@@ -26,7 +26,8 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
-from fiskal.queue.binding import ScuBinding
+from fiskal.queue.binding import ScuBinding, no_scu
+from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.interrupted import START_UP_S
@@ -62,7 +63,8 @@ class Middleware:
     """Echo, Sign and Journal for all queues of one host. Thread-safe; close it when done.
 
     Made by :func:`fiskal.open`. ``store`` and ``scus`` (by SCU id) may be given instead of what the
-    configuration names, for tests and for a host that brings its own.
+    configuration names, for tests and for a host that brings its own. With ``background_exports`` a closing is
+    answered before its TAR export is made.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Middleware:
         scus: dict[str, Scu] | None = None,
         clock: Clock = clocks.now,
         new_guid: GuidSource = new_guid,
+        background_exports: bool = False,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -82,6 +85,7 @@ class Middleware:
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
         self._turn = Turn()
+        self._export_runner = ExportRunner(background=background_exports)
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
@@ -181,6 +185,8 @@ class Middleware:
                 new_guid=new_guid,
                 master_data=master_data,
                 recover_by=recover_by,
+                export_runner=self._export_runner,
+                export_folder=self.folder / "exports" / queue.id / "TAR",
             )
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()
@@ -255,12 +261,20 @@ class Middleware:
         """A journal as a stream of chunks; their concatenation is the document, maybe empty.
 
         ``from_ticks`` and ``to_ticks`` are .NET ticks compared with TimeStamp; ``to_ticks`` 0 is an open
-        end, a negative one a number of entries. Raises JournalError before the first chunk.
+        end, a negative one a number of entries. Raises JournalError and NotSupportedError here, and what
+        :func:`fiskal.export.journal.stream` says while chunks are taken.
         """
         queue = self.queue(queue_id)
         row = self.store.queue(queue.queue_id)
         assert row is not None  # the queue was opened from it
-        source = journals.Source(self.store, row.queue_no, queue.queue_id, self.config.cash_box_id)
+        scu_id = row.ftSignaturCreationUnitDEId or ""
+        source = journals.Source(
+            self.store,
+            row.queue_no,
+            queue.queue_id,
+            self.config.cash_box_id,
+            lambda: (self._bindings.get(scu_id) or no_scu(scu_id)).scu,
+        )
         return journals.stream(source, journal_type, from_ticks, to_ticks, max_chunk_size)
 
     def journal_json(self, body: Bytes) -> Iterator[bytes]:
@@ -278,8 +292,16 @@ class Middleware:
             "queues": [queue.status() for queue in self._queues.values()],
         }
 
+    def wait_for_exports(self, timeout_s: float | None = None) -> bool:
+        """Wait for the TAR exports that closings left behind; False if they took longer than ``timeout_s``."""
+        return self._export_runner.wait(timeout_s)
+
     def close(self) -> None:
-        """Close the TSEs and the journal. What was answered is durable already."""
+        """Close the TSEs and the journal. What was answered is durable already.
+
+        A TAR export that is not finished goes on with the first receipt after the next start.
+        """
+        self._export_runner.close()
         for binding in self._bindings.values():
             binding.close()
         self.store.close()
@@ -301,7 +323,7 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
     folder = Path(data)
     if create and not (folder / configs.FILE_NAME).exists():
         configs.save(folder, configs.new_config())
-    return Middleware(configs.load(folder), folder, clock=clock)
+    return Middleware(configs.load(folder), folder, clock=clock, background_exports=True)
 
 
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:

@@ -35,6 +35,8 @@ class ScuBinding:
         self.scu_id = scu_id
         self.in_process = False
         """The TSE computes in this process; to call it is work, not waiting."""
+        self.export_lock = threading.Lock()
+        """Held for the length of a TAR export of the TSE; no other call waits for it."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()

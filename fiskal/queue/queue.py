@@ -10,6 +10,8 @@ import base64
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from threading import get_ident, main_thread
 from typing import Any
 
@@ -38,6 +40,7 @@ from fiskal.germany.texts import INTERRUPTED
 from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_response
 from fiskal.queue import checks, identity, interrupted, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
+from fiskal.queue.exports import ExportRunner, TarExports
 from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.interrupted import Question, Recall
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
@@ -46,12 +49,16 @@ from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
+from fiskal.scu.fetch import ExportCancelled, Pause
+from fiskal.scu.fetch import pause as fetch_pause
 from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    JournalDERow,
     MasterDataRow,
     QueueItemRow,
+    QueueRow,
     Receipt,
     Store,
 )
@@ -95,8 +102,10 @@ class Queue:
     ``cash_box_id`` is the configured cash box; ``bindings`` gives an SCU of the host by its id, None if there
     is no such: which one the queue uses is part of its stored state. ``master_data`` is the configured text,
     which a closing may bring into effect. Items that were interrupted are answered before anything else;
-    ``recover_by`` is until when that may wait for a TSE (:mod:`fiskal.queue.interrupted`). Raises StoreError when
-    the store does not hold ``queue_id``, or cannot take the answers.
+    ``recover_by`` is until when that may wait for a TSE (:mod:`fiskal.queue.interrupted`). ``export_runner`` runs
+    the TAR exports that closings leave behind, by default before :meth:`sign` returns; ``export_folder`` is where
+    their files are kept if the settings ask for them. Raises StoreError when the store does not hold ``queue_id``,
+    or cannot take the answers.
     """
 
     def __init__(
@@ -112,6 +121,8 @@ class Queue:
         new_guid: GuidSource,
         master_data: str | None = None,
         recover_by: Deadline | None = None,
+        export_runner: ExportRunner | None = None,
+        export_folder: Path | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -127,6 +138,7 @@ class Queue:
             bindings,
             lambda *types: self._store.last_action(self.queue_id, *types),
             lambda: self._store.count_actions(self.queue_id),
+            lambda: self._store.count_exports(self.queue_id),
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
@@ -138,7 +150,23 @@ class Queue:
         self._questions: dict[str, Question] = {}
         """Interrupted items that may come again, by their request text."""
         self._own_turn: Turn | None = None
+        self._export_runner = export_runner or ExportRunner(background=False)
+        row = self._row()
+        self._exports = TarExports(
+            store,
+            queue_id,
+            row.CashBoxIdentification,
+            settings,
+            export_folder,
+            clock=clock,
+            new_guid=new_guid,
+        )
+        self._due, messages = self._exports.take_up()
+        self._archived = {item_id for item_id, _ in messages}
+        """Receipts whose export was archived when they were interrupted."""
         self._load(recover_by)
+        for item_id, message in messages:
+            self._journal(message, item_id)
 
     # ---- the way of one receipt -----------------------------------------------------------------
 
@@ -168,7 +196,11 @@ class Queue:
                     found, request = self._look_back(request)
                 if found is not NOT_FOUND:
                     return found
-            return self._process(request)
+            text = self._process(request)
+            due, self._due = self._due, []
+        for row in due:
+            self._export_runner.submit(row.scu_id, partial(self._run_export, row))
+        return text
 
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the
@@ -209,7 +241,9 @@ class Queue:
                 self._own_turn.leave()
 
     def _answer(self, item: QueueItemRow, request: Prepared) -> bytes:
-        work = self._work(item, request, self._clock(), self._lookups, self._persist_effects)
+        work = self._work(
+            item, request, self._clock(), self._lookups, self._persist_effects, self._export_now
+        )
         first = self._questions.pop(item.request) if work.repeats else None
         try:
             outcome = self._decide(work)
@@ -237,6 +271,7 @@ class Queue:
         now: int,
         lookups: Lookups,
         persist: Callable[[Work], None],
+        export: Callable[[Work], None],
         deadline: Deadline | None = None,
     ) -> Work:
         question = self._questions.get(item.request) if self._questions else None
@@ -261,6 +296,7 @@ class Queue:
             self._clock,
             lookups,
             persist,
+            export,
             deadline,
         )
 
@@ -414,12 +450,16 @@ class Queue:
             scu_row = work.binding.unsaved(now)
             if scu_row is not None:
                 change.scus.append(scu_row)
+        if work.export_due and self._exports.wanted:
+            due = self._exports.due(item.ftQueueItemId, number, work.binding.scu_id, now)
+            change.exports.append(due)
         if work.effects:
             work.effects.write(state.queue_no, change)
             self._commit(change)
             work.effects.apply(self._transactions)
         else:
             self._commit(change)
+        self._due += change.exports
         self._stale = False
         return text
 
@@ -533,11 +573,15 @@ class Queue:
                 self._commit(change)
         work.effects.apply(self._transactions)
 
-    def _load(self, recover_by: Deadline | None = None) -> None:
-        """Read the state from the store and answer items that were interrupted before their answer."""
+    def _row(self) -> QueueRow:
         row = self._store.queue(self.queue_id)
         if row is None:
             raise StoreError(f"the store holds no queue {self.queue_id}; create it with 'fiskal init'")
+        return row
+
+    def _load(self, recover_by: Deadline | None = None) -> None:
+        """Read the state from the store and answer items that were interrupted before their answer."""
+        row = self._row()
         master_data = self._store.master_data(row.queue_no)
         self._state = state = QueueState(
             row,
@@ -608,7 +652,9 @@ class Queue:
             asked, self._state.cash_box_identification, list(self._transactions.open.values())
         )
         lookups = self._lookups._replace(binding=bindings)
-        return self._work(item, request, item.ftQueueMoment, lookups, _keep, recall.deadline)
+        return self._work(
+            item, request, item.ftQueueMoment, lookups, _keep, self._export_now, recall.deadline
+        )
 
     def _interrupt(self, item: QueueItemRow, work: Work | None, reason: str, recall: Recall) -> None:
         """Give an item its error answer, and close what it left open on the TSE."""
@@ -751,6 +797,12 @@ class Queue:
         change.actions += self._action_rows(actions, item_id, self._clock())
         self._commit(change)
 
+    def _journal(self, message: str, item_id: str) -> None:
+        """An entry of its own in the action journal, written outside of any receipt."""
+        change = Change()
+        change.actions += self._action_rows([Action(None, message)], item_id, self._clock())
+        self._store.commit(change)
+
     def _action_rows(self, actions: list[Action], item_id: str, now: int) -> list[ActionRow]:
         return [
             ActionRow(
@@ -767,6 +819,58 @@ class Queue:
             )
             for action in actions
         ]
+
+    # ---- TAR exports ------------------------------------------------------------------------------
+
+    def _run_export(self, row: JournalDERow, pause: Pause) -> None:
+        """Run the export a receipt left behind, without the queue's lock and without a turn."""
+        binding = self._lookups.binding(row.scu_id) or no_scu(row.scu_id)
+        try:
+            message = self._exports.run(row, binding, pause)
+        except ExportCancelled:
+            _log.info("queue %s: the TAR export %s waits for the next start", self.queue_id, row.FileName)
+            return
+        if message is not None:
+            try:
+                self._journal(message, row.ftQueueItemId)
+            except StoreError as error:
+                _log.error("queue %s: %s This is not in the journal: %s", self.queue_id, message, error)
+
+    def _export_now(self, work: Work) -> None:
+        """Export within a receipt after which there is no TSE or no queue any more."""
+        if not self._exports.wanted or work.item_id in self._archived:
+            return
+        if work.effects:
+            work.persist()  # an export takes its time
+        turn = self._own_turn if work.in_turn else None
+        if turn is not None:
+            turn.leave()
+        try:
+            number = self._state.receipt_numerator + 1
+            row = self._taken_up(work) or self._exports.due(
+                work.item_id, number, work.binding.scu_id, self._clock()
+            )
+            change = Change()
+            change.exports.append(row)
+            self._store.commit(change)
+            # An interrupted receipt is worked through at an SCU that only remembers; the log is at the real one.
+            binding = self._lookups.binding(work.binding.scu_id) or work.binding
+            message = self._exports.run(row, binding, fetch_pause)
+        except StoreError as error:
+            message = f"TAR export failed: {error}"
+        finally:
+            if turn is not None:
+                turn.__enter__()
+        if message is not None:
+            work.actions.append(Action(None, message))
+
+    def _taken_up(self, work: Work) -> JournalDERow | None:
+        """The export that this receipt began before it was interrupted, which is no longer due then."""
+        for row in self._due:
+            if row.ftQueueItemId == work.item_id:
+                self._due.remove(row)
+                return row
+        return None
 
     # ---- what others may ask ----------------------------------------------------------------------
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from fiskal.germany import texts
+
+
+class TarFileExportMode(enum.Enum):
+    """What becomes of the TSE's log at a closing."""
+
+    NONE = "None"
+    """Nothing: somebody else exports it."""
+    ALL = "All"
+    """It is always archived, and erased where the TSE allows it."""
+    ERASED = "Erased"
+    """It is archived only together with erasing it; not at all while transactions are open on the TSE."""
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,6 +32,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     second signature. 0 signs everything."""
     close_open_tse_transactions_on_daily_closing: bool = False
     """Daily closings also finish transactions that are open only on the TSE, whoever started them."""
+    tar_file_export_mode: TarFileExportMode = TarFileExportMode.ALL
+    """TarFileExportMode: whether closings archive the TSE's log in ftJournalDE."""
+    store_temporary_export_files: bool = False
+    """StoreTemporaryExportFiles: keep each archived export as a TAR file in the data folder, too."""
+    tar_export_timeout_s: float = 900
+    """How long one export may take before it is given up; the next closing tries again."""
     sandbox: bool = False
     """Mark every response as S A N D B O X."""
     ignore_queue_id: bool = False
@@ -42,6 +61,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("receipt_request_mode must be 0 (answer null) or 1 (sign the request)")
         if self.max_waiting < 1 or self.timeout_ms < 1 or self.scu_timeout_ms < 1:
             raise ValueError("max_waiting, timeout_ms and scu_timeout_ms must be at least 1")
+        if not self.tar_export_timeout_s > 0:
+            raise ValueError("tar_export_timeout_s must be greater than 0")
         if not 0 <= self.duplicate_window_s <= MAX_DUPLICATE_WINDOW_S:
             raise ValueError(f"duplicate_window_s must be from 0 (off) to {MAX_DUPLICATE_WINDOW_S} (a day)")
 

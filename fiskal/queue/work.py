@@ -69,6 +69,8 @@ class Lookups(NamedTuple):
     """The last stored action of one of these types, None if there is none."""
     count_actions: Callable[[], int]
     """How many actions are stored."""
+    count_exports: Callable[[], int]
+    """How many exports of the TSE are archived."""
     master_data: str | None
     """The configured master data as JSON, None if none are configured."""
 
@@ -176,12 +178,14 @@ class Work:
     __slots__ = (
         "_calls",
         "_deadline",
+        "_export",
         "_persist",
         "actions",
         "binding",
         "case",
         "clock",
         "effects",
+        "export_due",
         "flags",
         "implicit",
         "in_turn",
@@ -215,6 +219,7 @@ class Work:
         clock: Clock,
         lookups: Lookups,
         persist: Callable[[Work], None],
+        export: Callable[[Work], None],
         deadline: Deadline | None = None,
     ) -> None:
         receipt_case = request.receipt_case
@@ -245,6 +250,9 @@ class Work:
         self._calls: list[str] = []
         self._persist = persist
         self._deadline = deadline
+        self._export = export
+        self.export_due = False
+        """A TAR export follows the answer, whatever it is: its row is stored together with it."""
 
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
@@ -283,6 +291,10 @@ class Work:
     def persist(self) -> None:
         """Make the effects so far durable now, ahead of the answer."""
         self._persist(self)
+
+    def export(self) -> None:
+        """Archive the log of the TSE now, ahead of the answer; what fails is journalled, never raised."""
+        self._export(self)
 
     @property
     def calls(self) -> str | None:

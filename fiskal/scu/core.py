@@ -593,6 +593,9 @@ class ScuCore:
     ) -> EndExportSessionResponse:
         return self._exports.end(request, lambda session: self._erase(session, deadline))
 
+    def abandon_export_session(self, token_id: str) -> None:
+        self._exports.abandon(token_id)
+
     def _export(self, selection: Selection, out: Sink) -> int:
         return self._driver.export(selection, out, self._turn)
 

@@ -312,6 +312,13 @@ class ExportSessions:
                 self._drop(session)
         return response
 
+    def abandon(self, token: str) -> None:
+        """Forget a session and its file; an unknown one is forgotten already."""
+        with self._lock:
+            session = self._sessions.get(token)
+            if session is not None:
+                self._drop(session)
+
     # ---- the job ----------------------------------------------------------------------------
 
     def _work(self) -> None:

@@ -8,6 +8,7 @@ case text, amounts exact decimal text. Column names are the reference's, because
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
@@ -170,6 +171,49 @@ class MasterDataRow(NamedTuple):
     TimeStamp: int
 
 
+class ExportState(enum.IntEnum):
+    """How far the archived export of a TSE has come. Journals show it when it is STORED."""
+
+    DUE = 0
+    """A receipt asked for it; its file may be there in part."""
+    WRITTEN = 1
+    """The whole file is stored and was read back. Whether the TSE erased its log is not known."""
+    STORED = 2
+
+
+class JournalDERow(NamedTuple):
+    """ftJournalDE: one archived export of a TSE. Its file is stored in parts, see :class:`JournalDEPartRow`.
+
+    The columns behind ``TimeStamp`` are private.
+    """
+
+    ftJournalDEId: str
+    ftQueueId: str
+    ftQueueItemId: str
+    Number: int
+    FileName: str
+    FileExtension: str
+    TimeStamp: int
+    State: int
+    scu_id: str
+    """The SCU whose TSE is exported."""
+    parts: int
+    zip_bytes: int
+    tar_bytes: int
+    tar_sha256: str
+    """Base64 of the checksum the TSE's side agreed to."""
+    erased: int | None
+    """Whether the TSE erased what is in the file; None if that was never heard."""
+
+
+class JournalDEPartRow(NamedTuple):
+    """A piece of the ZIP file of an export. ``part`` counts from 0; all but the last have the same length."""
+
+    ftJournalDEId: str
+    part: int
+    data: bytes
+
+
 class Change:
     """Everything one step alters. All of it becomes durable together, or none of it."""
 
@@ -177,6 +221,9 @@ class Change:
         "accepted",
         "actions",
         "answers",
+        "export_parts",
+        "exports",
+        "exports_removed",
         "failed_finishes",
         "failed_finishes_removed",
         "failed_starts",
@@ -213,6 +260,11 @@ class Change:
         self.scus: list[ScuRow] = []
         self.master_data: list[MasterDataRow] = []
         """Replaces the master data of the queue."""
+        self.exports: list[JournalDERow] = []
+        """Insert or replace by ftJournalDEId."""
+        self.export_parts: list[JournalDEPartRow] = []
+        self.exports_removed: list[str] = []
+        """Exports that came to nothing; their parts go with them."""
 
 
 class StoredItem(NamedTuple):
@@ -265,5 +317,17 @@ class Store(Protocol):
 
     def count_actions(self, queue_id: str) -> int:
         """How many entries the action journal of a queue has."""
+
+    def iter_exports(
+        self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0
+    ) -> Iterator[JournalDERow]: ...
+    def unfinished_exports(self, queue_id: str) -> list[JournalDERow]:
+        """The exports of a queue that are not STORED, oldest first."""
+
+    def count_exports(self, queue_id: str) -> int:
+        """How many exports of a queue are STORED."""
+
+    def export_part(self, journal_de_id: str, part: int) -> bytes | None:
+        """One piece of the file of an export, None if there is none."""
 
     def close(self) -> None: ...

@@ -9,6 +9,7 @@ from fiskal.store.interface import (
     ActionRow,
     Change,
     FailedTransactionRow,
+    JournalDERow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
@@ -79,6 +80,18 @@ class NullStore:
 
     def count_actions(self, queue_id: str) -> int:
         return 0
+
+    def iter_exports(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[JournalDERow]:
+        return iter(())
+
+    def unfinished_exports(self, queue_id: str) -> list[JournalDERow]:
+        return []
+
+    def count_exports(self, queue_id: str) -> int:
+        return 0
+
+    def export_part(self, journal_de_id: str, part: int) -> bytes | None:
+        return None
 
     def close(self) -> None:
         pass

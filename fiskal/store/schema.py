@@ -169,7 +169,26 @@ def _create_master_data(db: Database) -> None:
     _table(db, "MasterData", "queue_no:int MasterDataJson:str TimeStamp:int", pk="queue_no")
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals,)
+def _create_journal_de(db: Database) -> None:
+    """Version 2: the archived exports of the TSE."""
+    _table(
+        db,
+        "ftJournalDE",
+        "id:int ftJournalDEId:str ftQueueId:str ftQueueItemId:str Number:int FileName:str FileExtension:str"
+        " TimeStamp:int State:int scu_id:str parts:int zip_bytes:int tar_bytes:int tar_sha256:str erased:int",
+        optional="erased",
+    )
+    exports = db.table("ftJournalDE")
+    exports.create_index(["ftJournalDEId"], index_name="ftJournalDE_id", unique=True)
+    exports.create_index(["ftQueueId", "TimeStamp"], index_name="ftJournalDE_TimeStamp")
+    # In parts, because an export may be larger than memory and than what SQLite takes as one value.
+    _table(db, "ftJournalDEPart", "id:int ftJournalDEId:str part:int data:bytes")
+    db.table("ftJournalDEPart").create_index(
+        ["ftJournalDEId", "part"], index_name="ftJournalDEPart_id", unique=True
+    )
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals, _create_journal_de)
 """Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
 
 

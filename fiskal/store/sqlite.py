@@ -28,7 +28,9 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    ExportState,
     FailedTransactionRow,
+    JournalDERow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
@@ -93,11 +95,11 @@ def _fields(row: Any) -> str:
     return ", ".join(row._fields)
 
 
-def _by_time(columns: str, source: str, queue: str, prefix: str = "") -> str:
+def _by_time(columns: str, source: str, queue: str, prefix: str = "", only: str = "") -> str:
     """A page of a journal in TimeStamp order: values are queue, last id, last TimeStamp, keyset, limit."""
     stamp, key = f"{prefix}TimeStamp", f"{prefix}id"
     return (
-        f"SELECT {stamp}, {key}, {columns} FROM {source} WHERE {prefix}{queue} = ? AND {key} <= ?"
+        f"SELECT {stamp}, {key}, {columns} FROM {source} WHERE {only}{prefix}{queue} = ? AND {key} <= ?"
         f" AND {stamp} <= ? AND ({stamp}, {key}) > (?, ?) ORDER BY {stamp}, {prefix}{queue}, {key} LIMIT ?"
     )
 
@@ -113,6 +115,14 @@ _RECEIPTS_BY_TIME: Final = _by_time(
 )
 _ACTIONS_BY_TIME: Final = _by_time(
     _fields(ActionRow), "ftActionJournal INDEXED BY ftActionJournal_TimeStamp", "ftQueueId"
+)
+
+_STORED_EXPORT: Final = f"State = {ExportState.STORED:d}"
+_EXPORTS_BY_TIME: Final = _by_time(
+    _fields(JournalDERow),
+    "ftJournalDE INDEXED BY ftJournalDE_TimeStamp",
+    "ftQueueId",
+    only=f"{_STORED_EXPORT} AND ",
 )
 
 
@@ -379,6 +389,32 @@ class SqliteStore:
         """How many entries the action journal of a queue has; counted in an index."""
         count = self._query("SELECT count(*) FROM ftActionJournal WHERE ftQueueId = ?", (queue_id,))
         return int(count[0][0])
+
+    # Exports of the TSE
+
+    def iter_exports(self, queue_id: str, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[JournalDERow]:
+        """The STORED exports by TimeStamp; ranges, order and snapshot as in :meth:`iter_items`."""
+        span = _Range.of(from_ticks, to_ticks)
+        now = _Moment(self._query("SELECT max(id) FROM ftJournalDE")[0][0] or 0, [])
+        pages = self._pages_by_time(_EXPORTS_BY_TIME, queue_id, span, now)
+        return (JournalDERow._make(row[2:]) for row in islice(pages, span.limit))
+
+    def unfinished_exports(self, queue_id: str) -> list[JournalDERow]:
+        """The exports of a queue that are not STORED, oldest first."""
+        where = f"ftJournalDE WHERE ftQueueId = ? AND NOT {_STORED_EXPORT} ORDER BY id"
+        return self._rows(JournalDERow, where, (queue_id,))
+
+    def count_exports(self, queue_id: str) -> int:
+        """How many exports of a queue are STORED."""
+        where = f"ftJournalDE WHERE ftQueueId = ? AND {_STORED_EXPORT}"
+        return int(self._query(f"SELECT count(*) FROM {where}", (queue_id,))[0][0])
+
+    def export_part(self, journal_de_id: str, part: int) -> bytes | None:
+        """One piece of the file of an export, None if there is none."""
+        rows = self._query(
+            "SELECT data FROM ftJournalDEPart WHERE ftJournalDEId = ? AND part = ?", (journal_de_id, part)
+        )
+        return bytes(rows[0][0]) if rows else None
 
     # Reading
 

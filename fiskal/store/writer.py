@@ -19,6 +19,8 @@ from fiskal.store.interface import (
     AnswerRow,
     Change,
     FailedTransactionRow,
+    JournalDEPartRow,
+    JournalDERow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
@@ -105,9 +107,16 @@ def _insert_answer() -> _Kind:
     )
 
 
-def _delete(table: str) -> _Kind:
-    head = f"DELETE FROM {table} WHERE (queue_no, cbReceiptReference) IN (VALUES "
-    return _Kind(head, f"({_values(0, 1)})", 2, ")")
+def _delete(table: str, *key: str) -> _Kind:
+    head = f"DELETE FROM {table} WHERE ({', '.join(key)}) IN (VALUES "
+    return _Kind(head, f"({_values(*range(len(key)))})", len(key), ")")
+
+
+def _replace_export() -> _Kind:
+    # ON CONFLICT, not REPLACE: the row keeps its id, by which journals are read in pages.
+    changes = ", ".join(f"{name} = excluded.{name}" for name in JournalDERow._fields[1:])
+    tail = f" ON CONFLICT (ftJournalDEId) DO UPDATE SET {changes}"
+    return _insert("ftJournalDE", JournalDERow, tail=tail)
 
 
 def _replace_queue() -> _Kind:
@@ -124,17 +133,25 @@ def _replace_queue() -> _Kind:
 _ITEMS: Final = _insert("ftQueueItem", QueueItemRow)
 _ANSWERS: Final = _insert_answer()
 _ACTIONS: Final = _insert("ftActionJournal", ActionRow)
+_EXPORT_PARTS: Final = _insert("ftJournalDEPart", JournalDEPartRow)
+_EXPORT_TABLES: Final = tuple(_delete(table, "ftJournalDEId") for table in ("ftJournalDE", "ftJournalDEPart"))
 _NO_RECEIPT: Final = (None,) * len(Receipt._fields)
 
 _REPLACED: Final = (
     ("queues", _replace_queue()),
     ("scus", _insert("ftSignaturCreationUnitDE", ScuRow, verb="INSERT OR REPLACE")),
     ("master_data", _insert("MasterData", MasterDataRow, verb="INSERT OR REPLACE")),
+    ("exports", _replace_export()),
 )
 """Rows with one key, their first column; of several in a batch the last one counts."""
 
 _TRANSACTIONS: Final = tuple(
-    (name, f"{name}_removed", _delete(table), _insert(table, row, verb="INSERT OR REPLACE"))
+    (
+        name,
+        f"{name}_removed",
+        _delete(table, "queue_no", "cbReceiptReference"),
+        _insert(table, row, verb="INSERT OR REPLACE"),
+    )
     for name, table, row in (
         ("open_transactions", "OpenTransaction", OpenTransactionRow),
         ("failed_starts", "FailedStartTransaction", FailedTransactionRow),
@@ -175,6 +192,11 @@ def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[S
         plan += _statements(_ANSWERS, [row[:-1] + (row.receipt or _NO_RECEIPT) for row in rows])
     if rows := _gather(changes, "actions"):
         plan += _statements(_ACTIONS, rows)
+    if rows := _gather(changes, "export_parts"):
+        plan += _statements(_EXPORT_PARTS, rows)
+    if ids := _gather(changes, "exports_removed"):
+        for kind in _EXPORT_TABLES:
+            plan += _statements(kind, [(each,) for each in ids])
     for name, kind in _REPLACED:
         if rows := _gather(changes, name):
             last = {row[0]: row for row in rows}

@@ -98,13 +98,15 @@ class TarWriter:
         self._out = out
         self._mtime = max(mtime, 0)
 
-    def add(self, name: str, data: bytes) -> None:
+    def add(self, name: str, data: bytes, mtime: int | None = None) -> None:
+        """Write a member, with a time of its own if ``mtime`` is given."""
+        mtime = self._mtime if mtime is None else mtime
         encoded = name.encode()
         head = b""
         if len(encoded) > 100:
             path = _pax_path(encoded)
-            head = header(b"PaxHeader", len(path), self._mtime, b"x") + _padded(path)
-        head += header(encoded[:100], len(data), self._mtime)
+            head = header(b"PaxHeader", len(path), mtime, b"x") + _padded(path)
+        head += header(encoded[:100], len(data), mtime)
         self._out.write(head + _padded(data))
 
     def close(self) -> None:
@@ -151,11 +153,15 @@ def write_archive(
 
 
 class Member(NamedTuple):
-    """One file of an archive. ``data`` is None if it is larger than :data:`MAX_MEMBER_BYTES`."""
+    """One file of an archive. ``data`` is None if it is larger than :data:`MAX_MEMBER_BYTES`.
+
+    ``mtime`` is a Unix time, 0 if the header names none that could be written again.
+    """
 
     name: str
     size: int
     data: bytes | None
+    mtime: int = 0
 
 
 def _read(stream: Source, size: int) -> bytes:
@@ -179,6 +185,15 @@ def _number(text: bytes) -> int:
     if not re.fullmatch(rb"[0-7]*", digits):
         raise TarError(f"{text!r} in a TAR header is no number.")
     return int(digits or b"0", 8)
+
+
+def _time(text: bytes) -> int:
+    """The time of a header; it proves nothing, so a strange one is no reason to stop reading."""
+    try:
+        moment = _number(text)
+    except TarError:
+        return 0
+    return moment if moment < 8**11 else 0
 
 
 _PAX_RECORD: Final = re.compile(rb"(\d{1,9}) ([^=]+)=")
@@ -252,7 +267,7 @@ def read_members(stream: Source) -> Iterator[Member]:
         else:
             _skip(stream, size)
         if typeflag in (b"0", b"\0", b"7") and not name.endswith("/"):
-            yield Member(name.removeprefix("./"), size, data)
+            yield Member(name.removeprefix("./"), size, data, _time(head[136:148]))
 
 
 def _content(stream: Source, size: int) -> bytes:
@@ -269,6 +284,74 @@ def _skip(stream: Source, size: int) -> None:
         if not data:
             raise TarError("The archive ends within a file.")
         missing -= len(data)
+
+
+# ---- merging ----------------------------------------------------------------------------------
+
+
+class _Blocks:
+    """A sink that gives away what was written."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self._written.append(data)
+
+    def take(self) -> bytes:
+        data = b"".join(self._written)
+        self._written.clear()
+        return data
+
+
+def merge_archives(archives: Iterable[Source]) -> Iterator[bytes]:
+    """Make one archive of several exports of whole logs, as a stream of its bytes.
+
+    What is exported twice is there once: a log message whose signatureCounter lies within what an earlier
+    archive holds of the same TSE, and other files with the same name and content. Memory is constant; of each
+    archive and TSE only the first and the last counter are kept. Raises :class:`TarError` for an archive that
+    cannot be read to its end, and for a member larger than :data:`MAX_MEMBER_BYTES`.
+    """
+    out = _Blocks()
+    tar = TarWriter(out, 0)
+    seen: dict[bytes, list[tuple[int, int]]] = {}
+    others: set[tuple[str, bytes]] = set()
+    for archive in archives:
+        here: dict[bytes, tuple[int, int]] = {}
+        for member in read_members(archive):
+            if member.data is None:
+                raise TarError(f"{member.name} has {member.size} bytes and cannot be merged.")
+            if _is_new(member.name, member.data, seen, here, others):
+                tar.add(member.name, member.data, member.mtime)
+                yield out.take()
+        for serial, counters in here.items():
+            seen.setdefault(serial, []).append(counters)
+    tar.close()
+    yield out.take()
+
+
+def _is_new(
+    name: str,
+    data: bytes,
+    seen: dict[bytes, list[tuple[int, int]]],
+    here: dict[bytes, tuple[int, int]],
+    others: set[tuple[str, bytes]],
+) -> bool:
+    """Whether no earlier archive holds a member; keeps account of the counters of this one."""
+    if name.lower().endswith(".log"):
+        try:
+            message = parse(data)
+        except LogMessageError:
+            return True  # whoever reads the archive decides what it is
+        serial, counter = message.serial, message.signature_counter
+        first, last = here.get(serial, (counter, counter))
+        here[serial] = (min(first, counter), max(last, counter))
+        return not any(low <= counter <= high for low, high in seen.get(serial, ()))
+    key = (name, hashlib.sha256(data).digest())
+    if key in others:
+        return False
+    others.add(key)
+    return True
 
 
 # ---- verifying --------------------------------------------------------------------------------

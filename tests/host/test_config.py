@@ -18,7 +18,7 @@ from fiskal.germany import masterdata
 from fiskal.host import config as configs
 from fiskal.host import keys
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
-from fiskal.queue.settings import QueueSettings
+from fiskal.queue.settings import QueueSettings, TarFileExportMode
 
 SCU = str(uuid.uuid4())
 DOCUMENTATION = Path(fiskal.__file__).parent.parent / "docs" / "configuration.md"
@@ -62,6 +62,11 @@ def settings_of(folder: Path, **settings: Any) -> QueueSettings:
         ("SCU-TIMEOUT-MS", 5, "scu_timeout_ms", 5),
         ("duplicate_window_s", 1.5, "duplicate_window_s", 1.5),
         ("DuplicateWindowS", "30", "duplicate_window_s", 30),
+        ("TarFileExportMode", "Erased", "tar_file_export_mode", TarFileExportMode.ERASED),
+        ("tarfileexportmode", "NONE", "tar_file_export_mode", TarFileExportMode.NONE),
+        ("tar_file_export_mode", None, "tar_file_export_mode", TarFileExportMode.NONE),
+        ("StoreTemporaryExportFiles", "true", "store_temporary_export_files", True),
+        ("tar-export-timeout-s", "60", "tar_export_timeout_s", 60),
     ],
 )
 def test_settings_under_every_spelling(
@@ -79,7 +84,7 @@ def test_settings_under_every_spelling(
             r"'flag_optional_signatures'\?",
         ),
         ({"scu_timeout": 5}, r"did you mean 'scu_timeout_ms'\?"),
-        ({"TarFileExportModes": "All"}, r"did you mean 'TarFileExportMode'\?"),
+        ({"TarFileExportModes": "All"}, r"did you mean 'tar_file_export_mode'\?"),
         ({"xyz": 5}, r"the key 'xyz' is unknown; there are close_open_tse"),
         ({"sandbox": True, "Sandbox": False}, r"'sandbox' is given twice, the second time as 'Sandbox'"),
         ({"sandbox": "perhaps"}, r"Expected `bool`, got `str` - at `\$\.queues\[0\]\.settings\.sandbox`"),
@@ -87,16 +92,10 @@ def test_settings_under_every_spelling(
         ({"scu-timeout-ms": 0}, "scu_timeout_ms must be at least 1"),
         ({"duplicate_window_s": -1}, "duplicate_window_s must be from 0"),
         ({"duplicate_window_s": 86_401}, "duplicate_window_s must be from 0"),
-        (
-            {"TarFileExportMode": "Erased"},
-            "'TarFileExportMode' is 'Erased', which this version cannot do: its "
-            "closings export no TAR files from the TSE. Remove the key, or set it to None",
-        ),
         ({"tar_file_export_mode": "some"}, "must be None, All or Erased, not 'some'"),
-        ({"EnableTarFileExport": True}, "'TarFileExportMode' is 'All', which this version cannot do"),
         ({"EnableTarFileExport": "x"}, "'EnableTarFileExport' must be true or false"),
-        ({"StoreTemporaryExportFiles": "true"}, "which this version cannot do.* set it to false"),
-        ({"StoreTemporaryExportFiles": "x"}, "must be true or false, not 'x'"),
+        ({"StoreTemporaryExportFiles": "x"}, "Expected `bool`, got `str`"),
+        ({"tar_export_timeout_s": 0}, "tar_export_timeout_s must be greater than 0"),
         ({"DisableDsfinvkExportReferences": True}, "it makes no DSFinV-K export"),
         ({"ExcludeDsfinvkOrders": 1}, "it makes no DSFinV-K export"),
         ({"EnableWAL": False}, "the journal is always in WAL mode"),
@@ -118,8 +117,6 @@ def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], tex
 
 def test_keys_that_ask_for_nothing_are_accepted(tmp_path: Path) -> None:
     asked = {
-        "TarFileExportMode": "None",
-        "StoreTemporaryExportFiles": "false",
         "DisableDsfinvkExportReferences": False,
         "ExcludeDsfinvkOrders": 0,
         "EnableWAL": "true",
@@ -131,9 +128,12 @@ def test_keys_that_ask_for_nothing_are_accepted(tmp_path: Path) -> None:
 
 def test_the_old_key_of_the_tar_export(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert settings_of(tmp_path, EnableTarFileExport="false") == QueueSettings()
+        off = settings_of(tmp_path, EnableTarFileExport="false")
+        assert off == QueueSettings(tar_file_export_mode=TarFileExportMode.NONE)
         assert "is an old key; write TarFileExportMode None instead" in caplog.text
-        settings_of(tmp_path, EnableTarFileExport=True, tarfileexportmode="None")
+        assert settings_of(tmp_path, EnableTarFileExport=True) == QueueSettings()
+        both = settings_of(tmp_path, EnableTarFileExport=True, tarfileexportmode="None")
+        assert both == off
     assert "EnableTarFileExport is ignored beside TarFileExportMode" in caplog.text
 
 
@@ -223,7 +223,7 @@ def test_every_key_is_documented() -> None:
 
 def test_the_defaults_in_the_documentation_are_the_real_ones() -> None:
     rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| `([^`]*)` \|", DOCUMENTATION.read_text(), re.MULTILINE))
-    real = {field.name: field.default for field in msgspec.structs.fields(QueueSettings)}
+    real = {field.name: msgspec.to_builtins(field.default) for field in msgspec.structs.fields(QueueSettings)}
     assert {name: json.loads(rows[name]) for name in real} == real
 
 

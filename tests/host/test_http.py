@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 import threading
@@ -24,7 +25,7 @@ from fiskal.errors import (
     ReceiptRejected,
     StoreError,
 )
-from fiskal.export.journal import JournalError
+from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.export.verify import verify_journal
 from fiskal.fairlock import QueueBusy
 from fiskal.host import config as configs
@@ -32,6 +33,7 @@ from fiskal.host import openapi
 from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, paths
 from fiskal.pos import decode_echo, encode_echo
 from fiskal.scu.errors import ClientError, Misconfigured, NotSupported, OutcomeUnknown, Unreachable
+from fiskal.tse.tar import verify_tar
 from tests.support.shop import Shop
 
 JSON = {"Content-Type": "application/json"}
@@ -723,3 +725,45 @@ def test_the_security_of_the_document_follows_the_setting(fake: Fake) -> None:
             document = client.get("/openapi.json").json()
         assert ("security" in document["paths"]["/sign"]["post"]) == required
         assert document["paths"]["/health"]["get"]["security"] == []
+
+
+# ---- exports of the TSE ---------------------------------------------------------------------------
+
+EXPORTS, LIVE, ARCHIVED, DSFINVK = 17477, 4919338167972134913, 4919338167972134915, 4919338167972134914
+
+
+@pytest.fixture
+def selling(shop: Shop) -> Iterator[TestClient[Application]]:
+    with TestClient(create_app(shop.middleware, close_middleware=False)) as made:
+        yield made
+
+
+def test_the_journals_of_the_exports(shop: Shop, selling: TestClient[Application]) -> None:
+    archived = selling.post(f"/v1/journal?type={ARCHIVED}")
+    assert (archived.status_code, archived.content) == (200, b"")
+    assert selling.post(f"/v1/journal?type={EXPORTS}").content == b"[]"
+    live = selling.post(f"/v1/journal?type={LIVE}")
+    assert (live.status_code, live.headers["content-type"]) == (200, "application/octet-stream")
+    shop.send(0x07)
+    archived = selling.post(f"/json/v0/journal?type={ARCHIVED}&from=0&to=00")
+    for tar in (live.content, archived.content):
+        assert verify_tar(io.BytesIO(tar)).ok
+    (row,) = selling.post(f"/v1/journal?type={EXPORTS}").json()
+    assert row["FileExtension"] == ".zip"
+
+
+def test_a_tse_that_cannot_export_is_503(shop: Shop, selling: TestClient[Application]) -> None:
+    shop.tse.down = Unreachable("CONNECT_FAILED", "The TSE is not available.")
+    response = selling.post(f"/v1/journal?type={LIVE}")
+    problem(response, 503, "CONNECT_FAILED")
+    assert "retry-after" in response.headers
+
+
+def test_an_export_with_another_checksum_is_503(shop: Shop, selling: TestClient[Application]) -> None:
+    shop.tse.fail_before("end_export_session", TarExportFailed("The TAR file export was not successful."))
+    problem(selling.post(f"/v1/journal?type={LIVE}"), 503, "TAR_EXPORT_FAILED")
+
+
+def test_an_export_that_does_not_exist_is_501(selling: TestClient[Application]) -> None:
+    body = problem(selling.post(f"/v1/journal?type={DSFINVK}"), 501, "NOT_SUPPORTED")
+    assert "DSFinV-K" in body["detail"]

@@ -67,7 +67,7 @@ def test_migration_closes_the_day_and_then_nothing_is_signed(shop: Shop) -> None
     assert entry.Priority == 0
     assert entry.ftQueueItemId == answer["ftQueueItemID"]
     assert entry.DataJson == (
-        f'{{"ActionJournalCount":{actions + 1},"JournalDECount":0,"QueueItemCount":4,"ReceiptJournalCount":4,'
+        f'{{"ActionJournalCount":{actions + 1},"JournalDECount":1,"QueueItemCount":4,"ReceiptJournalCount":4,'
         '"QueueRow":4}'
     )
     assert_migrated(shop)

@@ -10,7 +10,10 @@ from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    ExportState,
     FailedTransactionRow,
+    JournalDEPartRow,
+    JournalDERow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
@@ -148,6 +151,30 @@ def scu(name: str = "scu", mode: int = 1) -> ScuRow:
 
 def master_data(no: int = 1, name: str = "Muster GmbH") -> MasterDataRow:
     return MasterDataRow(no, f'{{"Account":{{"AccountName":"{name}"}}}}', START + no)
+
+
+def export(no: int = 1, number: int = 1, **changes: object) -> JournalDERow:
+    made = JournalDERow(
+        guid("export", no, number),
+        guid("queue", no),
+        guid("item", no, number),
+        number,
+        f"20240102_{number}",
+        ".zip",
+        START + 10 * number,
+        ExportState.STORED,
+        guid("scu"),
+        2,
+        300,
+        2048,
+        "X3C/GKCGAHAW6UiwSu07ghA6Nr6kF1W2zd+vEKzjxu8=",
+        1,
+    )
+    return made._replace(**changes)  # type: ignore[arg-type]
+
+
+def export_part(no: int = 1, number: int = 1, part: int = 0) -> JournalDEPartRow:
+    return JournalDEPartRow(guid("export", no, number), part, bytes([no, number, part]) * 50)
 
 
 def change(**rows: list[object]) -> Change:

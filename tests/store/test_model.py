@@ -15,6 +15,8 @@ from rows import (
     action,
     change,
     error_answer,
+    export,
+    export_part,
     failed,
     guid,
     item,
@@ -27,7 +29,16 @@ from rows import (
 )
 
 from fiskal.errors import StoreError
-from fiskal.store import ActionRow, AnswerRow, QueueItemRow, ReceiptRow, SqliteStore, StoredItem
+from fiskal.store import (
+    ActionRow,
+    AnswerRow,
+    ExportState,
+    JournalDERow,
+    QueueItemRow,
+    ReceiptRow,
+    SqliteStore,
+    StoredItem,
+)
 
 QUEUES = st.integers(1, 3)
 STAMPS = st.integers(START, START + 6)
@@ -50,6 +61,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.failed: tuple[dict[tuple[int, str], Any], ...] = ({}, {})
         self.scus: dict[str, Any] = {}
         self.master_data: dict[int, Any] = {}
+        self.exports: dict[tuple[int, int], JournalDERow] = {}
+        self.parts: dict[tuple[int, int, int], bytes] = {}
 
     def teardown(self) -> None:
         self.store.close()
@@ -151,6 +164,23 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.last_action(guid("queue", no), *types) == (wanted[-1] if wanted else None)
         assert self.store.count_actions(guid("queue", no)) == len(own)
 
+    @rule(no=QUEUES, number=st.integers(1, 4), state=st.sampled_from(ExportState), stamp=STAMPS)
+    def exports_to(self, no: int, number: int, state: ExportState, stamp: int) -> None:
+        row = export(no, number, State=state, TimeStamp=stamp)
+        part = sum(1 for key in self.parts if key[:2] == (no, number))
+        piece = export_part(no, number, part)
+        self.store.commit(change(exports=[row], export_parts=[piece]))
+        # a row that is replaced keeps its place among those with the same TimeStamp
+        self.exports[no, number] = row
+        self.parts[no, number, part] = piece.data
+
+    @rule(no=QUEUES, number=st.integers(1, 4))
+    def gives_up_export(self, no: int, number: int) -> None:
+        self.store.commit(change(exports_removed=[guid("export", no, number)]))
+        self.exports.pop((no, number), None)
+        for part in range(sum(1 for key in self.parts if key[:2] == (no, number))):
+            del self.parts[no, number, part]
+
     @precondition(lambda self: self.items)
     @rule(no=QUEUES)
     def refused(self, no: int) -> None:
@@ -176,6 +206,12 @@ class StoreMachine(RuleBasedStateMachine):
         actions = [row for row in self.actions if row.ftQueueId == guid("queue", no)]
         actions.sort(key=lambda row: row.TimeStamp)
         self.same(self.store.iter_actions(guid("queue", no), first, last), actions, first, last)
+        exports = [row for row in self.exports_of(no) if row.State == ExportState.STORED]
+        exports.sort(key=lambda row: row.TimeStamp)
+        self.same(self.store.iter_exports(guid("queue", no), first, last), exports, first, last)
+
+    def exports_of(self, no: int) -> list[JournalDERow]:
+        return [row for key, row in self.exports.items() if key[0] == no]
 
     def same(self, found: Any, rows: list[Any], first: int, last: int) -> None:
         def stamp(row: Any) -> int:
@@ -206,6 +242,14 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.store.scus() == [self.scus[key] for key in sorted(self.scus)]
         for no in (1, 2, 3):
             assert self.store.master_data(no) == self.master_data.get(no)
+            exports = self.exports_of(no)
+            unfinished = [row for row in exports if row.State != ExportState.STORED]
+            assert self.store.unfinished_exports(guid("queue", no)) == unfinished
+            assert self.store.count_exports(guid("queue", no)) == len(exports) - len(unfinished)
+            for number in range(1, 5):
+                for part in range(3):
+                    found = self.store.export_part(guid("export", no, number), part)
+                    assert found == self.parts.get((no, number, part))
             stored = self.stored(no)
             assert list(self.store.iter_items_by_row(no)) == stored
             assert self.store.unanswered_items(no) == [row.item for row in stored if row.answer is None]

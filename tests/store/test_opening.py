@@ -214,6 +214,9 @@ def _break(db: schema.Database) -> None:
     raise RuntimeError("power cut")
 
 
+RELEASED = [(1, "create_journals"), (2, "create_journal_de")]
+
+
 def versions(path: Path) -> list[tuple[int, str]]:
     connection = sqlite3.connect(path)
     rows = connection.execute(f"SELECT version, name FROM {schema.MIGRATION_TABLE}").fetchall()
@@ -223,12 +226,12 @@ def versions(path: Path) -> list[tuple[int, str]]:
 
 def test_migrations_run_once_in_order_and_keep_the_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path, 3)
-    assert versions(path) == [(1, "create_journals")]
+    assert versions(path) == RELEASED
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
     for _ in range(2):
         with SqliteStore(path) as store:
             assert len(list(store.iter_items(1))) == 3
-    assert versions(path) == [(1, "create_journals"), (2, "add_notes")]
+    assert versions(path) == [*RELEASED, (3, "add_notes")]
 
 
 def test_a_migration_that_fails_leaves_the_old_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +240,7 @@ def test_a_migration_that_fails_leaves_the_old_version(path: Path, monkeypatch: 
         patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes, _break))
         with pytest.raises(RuntimeError, match="power cut"):
             SqliteStore(path)
-    assert versions(path) == [(1, "create_journals")]
+    assert versions(path) == RELEASED
     with SqliteStore(path) as store:
         assert len(list(store.iter_items(1))) == 3
     connection = sqlite3.connect(path)
@@ -256,5 +259,5 @@ def test_a_newer_schema_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patched:
         patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
         SqliteStore(path).close()
-    with pytest.raises(StoreError, match="schema version 2, this fiskal knows up to 1"):
+    with pytest.raises(StoreError, match="schema version 3, this fiskal knows up to 2"):
         SqliteStore(path)

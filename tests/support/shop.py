@@ -64,7 +64,7 @@ class FaultyScu:
     def __getattr__(self, method: str) -> Callable[..., Any]:
         target = getattr(self.scu, method)
 
-        def call(*args: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
             self.calls.append(method)
             self.requests.append(args[0] if args else None)
             if self.down is not None:
@@ -73,7 +73,7 @@ class FaultyScu:
                 self._ignored[method] -= 1
                 return target(*args)
             self._raise(self._before, method)
-            result = target(*args)
+            result = target(*args, **options)
             self._raise(self._after, method)
             return result
 
@@ -103,7 +103,7 @@ class DyingStore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any, *, in_turn: bool = True) -> None:
+    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
         if self._left <= 0:
             if turn is not None and not in_turn:
                 turn.__enter__()

@@ -26,7 +26,13 @@ MIGRATION_TYPE: Final = "4445000100000019"
 
 
 def daily(work: Work) -> Outcome:
-    """Close what is open, sign, count the closing."""
+    """Close what is open, sign, count the closing; the TSE's log is archived afterwards."""
+    outcome = _daily(work)
+    _export_afterwards(work)
+    return outcome
+
+
+def _daily(work: Work) -> Outcome:
     info = work.tse_info()
     on_tse = set(info.current_started_transaction_numbers)
     for row in work.open_transactions():
@@ -62,7 +68,9 @@ def daily(work: Work) -> Outcome:
 
 def migration(work: Work) -> Outcome:
     """A daily closing, after which the queue signs nothing more: it goes on in another installation."""
-    outcome = daily(work)
+    outcome = _daily(work)
+    if not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT:
+        work.export()  # it counts, and nothing comes after it
     state = work.state
     work.actions.append(
         Action(
@@ -72,7 +80,7 @@ def migration(work: Work) -> Outcome:
             notifications.to_json(
                 {
                     "ActionJournalCount": work.lookups.count_actions() + len(work.actions),
-                    "JournalDECount": 0,  # no export of a TSE is archived by this version
+                    "JournalDECount": work.lookups.count_exports(),
                     "QueueItemCount": state.queued_row,
                     "ReceiptJournalCount": state.receipt_numerator + 1,
                     "QueueRow": state.queued_row,
@@ -90,12 +98,17 @@ def monthly_or_yearly(work: Work) -> Outcome:
     start, finish, text = work.special_transaction()
     updates: dict[str, Any] = {}
     work.actions.append(_journal(work, finish.transaction_number, -1, updates))
+    _export_afterwards(work)
     return Outcome(
         work.special_signatures(start, finish, text),
         f"IT{finish.transaction_number}",
         state_data=notifications.to_json({"MasterData": _master_data(work)}),
         updates=updates,
     )
+
+
+def _export_afterwards(work: Work) -> None:
+    work.export_due = not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT
 
 
 def without_tse(work: Work) -> dict[str, Any]:

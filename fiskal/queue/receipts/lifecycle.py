@@ -128,11 +128,11 @@ def stop(work: Work) -> Outcome:
 
 
 def leave(work: Work) -> Outcome:
-    """Close what is open, sign for the last time and deregister; an empty outcome if the TSE cannot sign.
+    """Close what is open, sign for the last time, archive the TSE's log and deregister.
 
-    Unless the flag client-id-only is set the TSE is terminated, which is irreversible: only when no other
-    client is registered on it, or when the settings allow it. Raises ReceiptRejected before anything is
-    done if there are others.
+    The outcome is empty if the TSE cannot sign. Unless the flag client-id-only is set the TSE is terminated,
+    which is irreversible: only when no other client is registered on it, or when the settings allow it.
+    Raises ReceiptRejected before anything is done if there are others.
     """
     terminate = not work.flags & ReceiptFlag.CLIENT_ONLY
     if terminate:
@@ -144,10 +144,18 @@ def leave(work: Work) -> Outcome:
         what = checks.name(work)
         work.actions.append(Action(None, f"{what} was processed without a signature of the TSE: {error}"))
         if isinstance(error, TseRejected):  # it answers, so that it can let the client go
+            _export_last(work)
             _deregister(work, terminate)
         return Outcome([])
+    _export_last(work)
     _deregister(work, terminate)
     return outcome
+
+
+def _export_last(work: Work) -> None:
+    """Archive the log before the queue has no TSE any more; a terminated one erases nothing."""
+    if not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT:
+        work.export()
 
 
 def _sign_last(work: Work) -> Outcome:

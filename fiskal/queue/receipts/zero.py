@@ -22,6 +22,8 @@ _T = TypeVar("_T")
 
 def zero(work: Work) -> Outcome:
     """Sign, recover what failed mode left behind, end late signing, then the extras the flags ask for."""
+    # Also when the TSE cannot sign: one whose memory is full can still be exported and erased.
+    work.export_due = bool(work.flags & ReceiptFlag.TAR_EXPORT)
     start, finish, text = work.special_transaction()
     items = work.special_signatures(start, finish, text)
     updates: dict[str, Any] = {}
