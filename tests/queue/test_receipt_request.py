@@ -257,6 +257,13 @@ def test_what_is_in_work_is_waited_for(shop: Shop) -> None:
     assert answers["asked"] == answers["sold"] is not None
 
 
+def test_an_order_is_never_taken_for_a_start_transaction(shop: Shop) -> None:
+    """Neither has items, and the answer of one must not pass for the other's."""
+    order = shop.send(0x10, "S")
+    assert shop.send(0x08 | FLAG, "S") is None
+    assert shop.send(0x10 | LATE | FLAG, "S") == order
+
+
 # ---- the mode that signs ------------------------------------------------------------------------------
 
 
