@@ -1,0 +1,45 @@
+"""A TSE that fails, for the examples: another process takes the software TSE away, because a TSE has one owner."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from _common import Embedded, OverHttp, Register
+
+import fiskal
+
+THIEF = """
+import sys
+from fiskal.scu.software import open_software_tse
+tse = open_software_tse(sys.argv[1], create=False)
+print("taken", flush=True)
+sys.stdin.read()
+tse.close()
+"""
+
+
+@contextmanager
+def taken_away(data: Path) -> Iterator[None]:
+    """The TSE in the host's folder is in the hands of another process."""
+    (tse,) = (data / "scu").iterdir()
+    command = [sys.executable, "-c", THIEF, str(tse)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as thief:
+        assert thief.stdout is not None
+        if thief.stdout.readline() != "taken\n":
+            sys.exit("The TSE cannot be taken away: start 'fiskal serve' anew before this example.")
+        yield
+        thief.communicate()  # its input ends, and it gives the TSE back
+
+
+@contextmanager
+def register_of(given: Namespace, data: Path) -> Iterator[Register]:
+    if given.url:
+        yield OverHttp(given.url, given.token)
+    else:
+        with fiskal.open(data) as middleware:
+            yield Embedded(middleware)
