@@ -12,11 +12,8 @@ the TSE yet, then run
     python examples/07_tse_fails.py --url http://127.0.0.1:1200 --data shop
 """
 
-import sys
-from argparse import Namespace
-
-from _common import folder, open_register, options, show
-from _tse import register_of, taken_away
+from _common import options, show
+from _tse import host_to_rob, register_of, taken_away
 
 POS_RECEIPT = 0x4445_0000_0000_0001 | 0x0000_0001_0000_0000
 ZERO_RECEIPT = 0x4445_0000_0000_0002 | 0x0000_0001_0000_0000
@@ -40,12 +37,7 @@ def request(reference: str, receipt_case: int) -> str:
 
 def main() -> None:
     given = options()
-    if given.url and given.data is None:
-        sys.exit("Give --data, the folder of the host, to take its TSE away.")
-    with folder(given) as data:
-        if not given.url:
-            with open_register(Namespace(url=None, data=data)):
-                pass  # a new host: let it make its TSE and sign its start receipt
+    with host_to_rob(given) as data:
         with taken_away(data), register_of(given, data) as register:
             show("Receipt without TSE", register.sign(request("S-1", POS_RECEIPT)))
             show("Another one", register.sign(request("S-2", POS_RECEIPT)))

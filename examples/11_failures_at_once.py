@@ -13,11 +13,8 @@ To see the same over HTTP, start 'fiskal serve --data shop' anew, so that it has
     python examples/11_failures_at_once.py --url http://127.0.0.1:1200 --data shop
 """
 
-import sys
-from argparse import Namespace
-
-from _common import folder, open_register, options, show
-from _tse import register_of, taken_away
+from _common import options, show
+from _tse import host_to_rob, register_of, taken_away
 
 POS_RECEIPT = 0x4445_0000_0000_0001 | 0x0000_0001_0000_0000
 ZERO_RECEIPT = 0x4445_0000_0000_0002 | 0x0000_0001_0000_0000
@@ -43,12 +40,7 @@ def request(reference: str, receipt_case: int, moment: str = "moment-of-now") ->
 
 def main() -> None:
     given = options()
-    if given.url and given.data is None:
-        sys.exit("Give --data, the folder of the host, to take its TSE away.")
-    with folder(given) as data:
-        if not given.url:
-            with open_register(Namespace(url=None, data=data)):
-                pass  # a new host: let it make its TSE and sign its start receipt
+    with host_to_rob(given) as data:
         with taken_away(data), register_of(given, data) as register:
             show("Receipt without TSE", register.sign(request("S-1", POS_RECEIPT)))
             late = request("S-2", POS_RECEIPT | LATE_SIGNING, "2020-05-22T07:30:00Z")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from _common import Embedded, OverHttp, Register
+from _common import Embedded, OverHttp, Register, folder, open_register
 
 import fiskal
 
@@ -21,6 +21,18 @@ print("taken", flush=True)
 sys.stdin.read()
 tse.close()
 """
+
+
+@contextmanager
+def host_to_rob(given: Namespace) -> Iterator[Path]:
+    """The folder of a host whose queue is in operation and whose TSE nobody has opened yet."""
+    if given.url and given.data is None:
+        sys.exit("Give --data, the folder of the host, to take its TSE away.")
+    with folder(given) as data:
+        if not given.url:
+            with open_register(Namespace(url=None, data=data)):
+                pass  # a new host makes its TSE and signs its start receipt
+        yield data
 
 
 @contextmanager
@@ -38,6 +50,7 @@ def taken_away(data: Path) -> Iterator[None]:
 
 @contextmanager
 def register_of(given: Namespace, data: Path) -> Iterator[Register]:
+    """The register to the host in this folder, embedded or over HTTP; no start receipt, the TSE may be away."""
     if given.url:
         yield OverHttp(given.url, given.token)
     else:
