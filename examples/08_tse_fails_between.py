@@ -46,7 +46,7 @@ def request(receipt_case: int, reference: str) -> str:
 def main() -> None:
     given = options()
     if given.url:
-        sys.exit("This example stops and starts its host; it works embedded only.")
+        sys.exit("This example stops and starts its host: leave out --url.")
     with folder(given) as data:
         with open_register(Namespace(url=None, data=data)) as register:
             show("First scan of A", register.sign(request(START, "A")))
