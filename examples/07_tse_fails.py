@@ -12,28 +12,11 @@ the TSE yet, then run
     python examples/07_tse_fails.py --url http://127.0.0.1:1200 --data shop
 """
 
-import subprocess
-import sys
-from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
-from _common import Embedded, OverHttp, Register, folder, open_register, options, show
-
-import fiskal
+from _common import options, show
+from _tse import host_to_rob, register_of, taken_away
 
 POS_RECEIPT = 0x4445_0000_0000_0001 | 0x0000_0001_0000_0000
 ZERO_RECEIPT = 0x4445_0000_0000_0002 | 0x0000_0001_0000_0000
-
-THIEF = """
-import sys
-from fiskal.scu.software import open_software_tse
-tse = open_software_tse(sys.argv[1], create=False)
-print("taken", flush=True)
-sys.stdin.read()
-tse.close()
-"""
 
 
 def request(reference: str, receipt_case: int) -> str:
@@ -52,36 +35,9 @@ def request(reference: str, receipt_case: int) -> str:
     """
 
 
-@contextmanager
-def taken_away(data: Path) -> Iterator[None]:
-    """The TSE in the host's folder is in the hands of another process."""
-    (tse,) = (data / "scu").iterdir()
-    command = [sys.executable, "-c", THIEF, str(tse)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as thief:
-        assert thief.stdout is not None
-        if thief.stdout.readline() != "taken\n":
-            sys.exit("The TSE cannot be taken away: start 'fiskal serve' anew before this example.")
-        yield
-        thief.communicate()  # its input ends, and it gives the TSE back
-
-
-@contextmanager
-def register_of(given: Namespace, data: Path) -> Iterator[Register]:
-    if given.url:
-        yield OverHttp(given.url, given.token)
-    else:
-        with fiskal.open(data) as middleware:
-            yield Embedded(middleware)
-
-
 def main() -> None:
     given = options()
-    if given.url and given.data is None:
-        sys.exit("Give --data, the folder of the host, to take its TSE away.")
-    with folder(given) as data:
-        if not given.url:
-            with open_register(Namespace(url=None, data=data)):
-                pass  # a new host: let it make its TSE and sign its start receipt
+    with host_to_rob(given) as data:
         with taken_away(data), register_of(given, data) as register:
             show("Receipt without TSE", register.sign(request("S-1", POS_RECEIPT)))
             show("Another one", register.sign(request("S-2", POS_RECEIPT)))

@@ -325,6 +325,12 @@ class Work:
         return response
 
     def note_open(self, reference: str, start: StartTransactionResponse, *, implicit: bool = False) -> None:
+        """Note a transaction as open. One that stands under the reference already is kept as an orphan, for
+        the next daily closing to abort: in failed mode nobody checks whether a start is the second."""
+        displaced = self.open_transaction(reference)
+        if displaced is not None:
+            orphan = f"{reference}#{displaced.TransactionNumber}"
+            self.effects.open[orphan] = displaced._replace(cbReceiptReference=orphan, implicit=1)
         self.effects.open[reference] = OpenTransactionRow(
             self.state.queue_no,
             reference,

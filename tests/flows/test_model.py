@@ -260,6 +260,9 @@ class Model:
                     del self.open[waiting]
                 del self.failed_finishes[waiting]
             for waiting, row in list(self.failed_starts.items()):
+                if waiting in self.open:  # started before the failure and in it: nobody checked
+                    displaced, _ = self.open[waiting]
+                    self.open[f"{waiting}#{displaced}"] = (displaced, True)
                 self.open[waiting] = (self.tse.start(row, retry=True), False)
                 del self.failed_starts[waiting]
         self.fail_count = self.late_count = 0

@@ -1,4 +1,4 @@
-"""Order, numbers, chain and crash safety of the pipeline; receipt requests; what is stored."""
+"""Order, numbers, chain and crash safety of the pipeline; what is stored."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ import json
 import threading
 import uuid
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.fairlock import FairLock, QueueBusy
-from fiskal.queue.settings import QueueSettings
-from tests.support.shop import DE, DyingStore, Shop, captions
-
-RECEIPT_REQUEST = 0x8000_0000_0000
+from tests.support.shop import DyingStore, Shop, captions
 
 
 def test_chain_by_a_slow_obvious_model(shop: Shop) -> None:
@@ -88,23 +84,6 @@ def test_second_start_with_the_same_reference(shop: Shop) -> None:
     assert shop.open_on_tse() == [2]
 
 
-def test_two_threads_get_gap_free_rows_and_one_chain(shop: Shop) -> None:
-    def sell(name: str) -> None:
-        for number in range(100):
-            shop.sale(f"{name}-{number}")
-
-    threads = [threading.Thread(target=sell, args=(name,)) for name in "AB"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    rows = [row["ftQueueRow"] for row in shop.journal(3)]
-    assert sorted(rows) == list(range(1, 202))
-    report = verify_journal(shop.middleware.store, shop.row)
-    assert report.ok, report.problems
-    assert report.counts["receipts"] == 201
-
-
 def test_fair_lock_serves_in_order_and_refuses_a_crowd() -> None:
     lock = FairLock(max_waiting=3)
     order: list[int] = []
@@ -128,67 +107,6 @@ def test_fair_lock_serves_in_order_and_refuses_a_crowd() -> None:
     assert order == [0, 1, 2]
 
 
-# ---- receipt requests ---------------------------------------------------------------------------------
-
-
-def ask(shop: Shop, reference: str = "S-1", **members: Any) -> Any:
-    return shop.sale(reference, case=0x01 | RECEIPT_REQUEST, **members)
-
-
-def test_receipt_request_finds_the_identical_bytes(shop: Shop) -> None:
-    answer = shop.sale("S-1")
-    rows = shop.row.ftCurrentRow
-    assert ask(shop) == answer
-    assert ask(shop, cbTerminalID="") == answer
-    assert shop.row.ftCurrentRow == rows
-    assert f'Queue {shop.queue_id} found cbReceiptReference "S-1"' in shop.actions()
-
-
-def test_receipt_request_without_match_is_null(shop: Shop) -> None:
-    shop.sale("S-1")
-    assert ask(shop, "S-2") is None
-    assert ask(shop, amount="7.51") is None
-    assert ask(shop, cbTerminalID="T2") is None
-    assert shop.row.ftCurrentRow == 2
-
-
-def test_receipt_request_prefers_the_exact_match_and_skips_errors(shop: Shop) -> None:
-    order = shop.sale("S-1", case=0x0E)
-    sale = shop.sale("S-1")
-    shop.sale("S-1", case=0x0F)
-    assert ask(shop) == sale
-    assert shop.sale("S-1", case=0x0E | RECEIPT_REQUEST) == order
-    with pytest.raises(ReceiptRejected):
-        shop.sale("S-1", flow="explicit")
-    assert ask(shop) == sale
-
-
-def test_receipt_request_never_takes_an_order_for_a_start_transaction(shop: Shop) -> None:
-    order = shop.send(0x10, "S-1")
-    assert shop.send(0x08 | RECEIPT_REQUEST, "S-1") is None
-    assert shop.send(0x10 | 0x1_0000 | RECEIPT_REQUEST, "S-1") == order
-
-
-def test_receipt_request_compares_amounts_as_numbers_and_moments_as_instants(shop: Shop) -> None:
-    def request(amount: Any, moment: str, case: int) -> dict[str, Any]:
-        item = {"Amount": amount, "ftChargeItemCase": DE | 1, "Moment": moment}
-        return shop.request(case, "S-1", cbChargeItems=[item])
-
-    answer = shop.post(request("7.5", "2024-01-02T08:00:00Z", 0x01))
-    assert shop.post(request("7.500", "2024-01-02T10:00:00+02:00", 0x01 | RECEIPT_REQUEST)) == answer
-
-
-def test_receipt_request_mode_1_signs_what_it_does_not_find(tmp_path: Any) -> None:
-    shop = Shop(tmp_path, settings=QueueSettings(receipt_request_mode=1))
-    answer = ask(shop)
-    assert answer["ftReceiptIdentification"] == "ft1#IT2"
-    stored = shop.middleware.store.item(answer["ftQueueItemID"])
-    assert stored is not None
-    assert json.loads(stored.item.request)["ftReceiptCase"] == DE | 0x1_0000_0001
-    assert ask(shop) == answer
-    shop.close()
-
-
 # ---- crashes and the disk -----------------------------------------------------------------------------
 
 
@@ -208,7 +126,7 @@ def test_failed_commit_leaves_no_trace_or_a_receipt_that_is_completed(
     assert answer["ftReceiptIdentification"].startswith(f"ft{1 + commits}#")
     if commits:
         (item,) = [row for row in shop.journal(3) if row["ftQueueRow"] == 2]
-        assert json.loads(item["response"]) == ask(shop)
+        assert json.loads(item["response"]) == shop.sale("S-1", case=0x01 | 0x8000_0000_0000)
     report = verify_journal(shop.middleware.store, shop.row)
     assert report.ok, report.problems
 
