@@ -8,12 +8,14 @@ from fiskal.fairlock import Turn
 from fiskal.store.interface import (
     ActionRow,
     Change,
+    DoubtfulStartRow,
     FailedTransactionRow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
     StoredItem,
 )
@@ -43,6 +45,12 @@ class NullStore:
         return []
 
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
+        return []
+
+    def doubtful_starts(self, queue_no: int) -> list[DoubtfulStartRow]:
+        return []
+
+    def undelivered(self, queue_no: int) -> list[RecoveredRow]:
         return []
 
     def master_data(self, queue_no: int) -> MasterDataRow | None:

@@ -28,6 +28,7 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     FailedTransactionRow,
     MasterDataRow,
     OpenTransactionRow,
@@ -35,6 +36,7 @@ from fiskal.store.interface import (
     QueueRow,
     Receipt,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
     StoredItem,
 )
@@ -286,6 +288,18 @@ class SqliteStore:
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
         """The finishes that failed, oldest Moment first."""
         return self._failed("FailedFinishTransaction", queue_no)
+
+    def doubtful_starts(self, queue_no: int) -> list[DoubtfulStartRow]:
+        """The starts whose answer was lost, oldest Moment first."""
+        where = "DoubtfulStartTransaction WHERE queue_no = ? ORDER BY Moment, ftQueueItemId"
+        return self._rows(DoubtfulStartRow, where, (queue_no,))
+
+    def undelivered(self, queue_no: int) -> list[RecoveredRow]:
+        """What was made good and stands in no answer yet, oldest first."""
+        where = (
+            "RecoveredTransaction WHERE queue_no = ? AND DeliveredBy IS NULL ORDER BY Moment, ftQueueItemId"
+        )
+        return self._rows(RecoveredRow, where, (queue_no,))
 
     def master_data(self, queue_no: int) -> MasterDataRow | None:
         """The master data of a queue, None if it has none."""

@@ -18,12 +18,14 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     FailedTransactionRow,
     MasterDataRow,
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
     Receipt,
+    RecoveredRow,
     ScuRow,
 )
 from fiskal.store.waiting import Key, Waiting
@@ -105,8 +107,8 @@ def _insert_answer() -> _Kind:
     )
 
 
-def _delete(table: str) -> _Kind:
-    head = f"DELETE FROM {table} WHERE (queue_no, cbReceiptReference) IN (VALUES "
+def _delete(table: str, row: Any) -> _Kind:
+    head = f"DELETE FROM {table} WHERE ({', '.join(row._fields[:2])}) IN (VALUES "
     return _Kind(head, f"({_values(0, 1)})", 2, ")")
 
 
@@ -134,14 +136,17 @@ _REPLACED: Final = (
 """Rows with one key, their first column; of several in a batch the last one counts."""
 
 _TRANSACTIONS: Final = tuple(
-    (name, f"{name}_removed", _delete(table), _insert(table, row, verb="INSERT OR REPLACE"))
+    (name, f"{name}_removed", _delete(table, row), _insert(table, row, verb="INSERT OR REPLACE"))
     for name, table, row in (
         ("open_transactions", "OpenTransaction", OpenTransactionRow),
         ("failed_starts", "FailedStartTransaction", FailedTransactionRow),
         ("failed_finishes", "FailedFinishTransaction", FailedTransactionRow),
+        ("doubtful_starts", "DoubtfulStartTransaction", DoubtfulStartRow),
     )
 )
-"""Rows with the key (queue_no, cbReceiptReference), which also go away."""
+"""Rows whose key is their first two columns, which also go away."""
+
+_RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
 
 
 @lru_cache(maxsize=1024)
@@ -179,6 +184,8 @@ def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[S
         if rows := _gather(changes, name):
             last = {row[0]: row for row in rows}
             plan += _statements(kind, list(last.values()))
+    if rows := _gather(changes, "recovered"):
+        plan += _statements(_RECOVERED, list({row[:2]: row for row in rows}.values()))
     for name, removed, delete, insert in _TRANSACTIONS:
         final: dict[tuple[int, str], Any] = {}
         for change in changes:
