@@ -30,6 +30,7 @@ from fiskal.queue.binding import ScuBinding
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.queue import Queue
+from fiskal.scu.client import pause
 from fiskal.scu.contract import Scu
 from fiskal.scu.software import open_software_tse
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
@@ -73,6 +74,7 @@ class Middleware:
         scus: dict[str, Scu] | None = None,
         clock: Clock = clocks.now,
         new_guid: GuidSource = new_guid,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -84,7 +86,7 @@ class Middleware:
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
-            self._open_queues(clock, new_guid)
+            self._open_queues(clock, new_guid, sleep)
         except BaseException:
             self.close()
             raise
@@ -164,7 +166,7 @@ class Middleware:
                 rows[scu.id],
             )
 
-    def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:
+    def _open_queues(self, clock: Clock, new_guid: GuidSource, sleep: Callable[[float], None]) -> None:
         data = self.config.master_data
         master_data = None if data is None else canonical(data)
         for queue in self.config.queues:
@@ -178,6 +180,7 @@ class Middleware:
                 clock=clock,
                 new_guid=new_guid,
                 master_data=master_data,
+                sleep=sleep,
             )
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()

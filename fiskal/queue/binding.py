@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
 
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import Deadline, Scu, TseInfo
-from fiskal.scu.errors import ScuError, Unreachable
+from fiskal.scu.errors import Misconfigured, ScuError, Unreachable
 from fiskal.store import ScuRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -35,6 +36,8 @@ class ScuBinding:
         self.scu_id = scu_id
         self.in_process = False
         """The TSE computes in this process; to call it is work, not waiting."""
+        self.answered_at: float | None = None
+        """When the TSE answered last, on the monotonic clock; None before."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()
@@ -69,10 +72,17 @@ class ScuBinding:
 
     def tse_info(self, deadline: Deadline | None = None) -> TseInfo:
         """Ask the TSE and remember the answer. Raises ScuError."""
-        info = self.scu.get_tse_info(deadline)
+        return self.note_info(self.scu.get_tse_info(deadline))
+
+    def note_info(self, info: TseInfo) -> TseInfo:
+        """Remember what the TSE told of itself."""
         self.info = info
         self.certification_id = info.certification_identification
         return info
+
+    def note_answer(self) -> None:
+        """The TSE has answered a call."""
+        self.answered_at = time.monotonic()
 
     def refresh(self) -> bool:
         """Ask the TSE; a failure is logged, not raised. True if it answered."""
@@ -101,9 +111,9 @@ class ScuBinding:
 
 
 def no_scu(scu_id: str = "") -> ScuBinding:
-    """The binding of a queue that has no SCU, or one that the host does not have: all calls are Unreachable."""
+    """The binding of a queue that has no SCU, or one that the host does not have: a person must act."""
 
     def refuse() -> Scu:
-        raise Unreachable("NO_SCU", "The queue is connected to no SCU of this host.")
+        raise Misconfigured("NO_SCU", "The queue is connected to no SCU of this host.")
 
     return ScuBinding(scu_id, refuse)

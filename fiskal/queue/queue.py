@@ -41,6 +41,7 @@ from fiskal.queue.receipts import business, closings, lifecycle, switch, transac
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
+from fiskal.scu.client import pause
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.store import (
     ActionRow,
@@ -110,6 +111,7 @@ class Queue:
         clock: Clock,
         new_guid: GuidSource,
         master_data: str | None = None,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -117,6 +119,7 @@ class Queue:
         self._store = store
         self._clock = clock
         self._new_guid = new_guid
+        self._sleep = sleep
         self._signatures = SignatureBuilder(
             flag_optional=settings.flag_optional_signatures, qr_caption=settings.qr_caption
         )
@@ -213,6 +216,7 @@ class Queue:
             self._signatures,
             self._clock,
             self._lookups,
+            self._sleep,
             self._persist_effects,
         )
         try:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from fiskal.germany import texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
+from fiskal.scu.client import ScuClient
 from fiskal.scu.contract import (
-    Deadline,
     FinishTransactionRequest,
     FinishTransactionResponse,
     StartTransactionRequest,
@@ -164,6 +164,7 @@ class Work:
     __slots__ = (
         "_calls",
         "_persist",
+        "_sleep",
         "actions",
         "binding",
         "case",
@@ -180,6 +181,7 @@ class Work:
         "reference",
         "repeats",
         "request",
+        "scu",
         "settings",
         "signatures",
         "state",
@@ -201,6 +203,7 @@ class Work:
         signatures: SignatureBuilder,
         clock: Clock,
         lookups: Lookups,
+        sleep: Callable[[float], None],
         persist: Callable[[Work], None],
     ) -> None:
         receipt_case = request.receipt_case
@@ -219,8 +222,9 @@ class Work:
         self.now = now
         self.state = state
         self.transactions = transactions
-        self.use(binding)
         self.settings = settings
+        self._sleep = sleep
+        self.use(binding)
         self.signatures = signatures
         self.clock = clock
         self.lookups = lookups
@@ -234,6 +238,10 @@ class Work:
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
         self.binding = binding
+        self.scu = ScuClient(
+            lambda: binding.scu, self.settings.retry_policy, sleep=self._sleep, answered=binding.note_answer
+        )
+        """The TSE with the patience of this queue."""
         self.in_turn = binding.in_process
         """The work keeps its turn while it calls the TSE, because the TSE computes in this process."""
 
@@ -287,9 +295,8 @@ class Work:
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
-        response = self.binding.scu.start_transaction(
-            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry),
-            self.deadline(),
+        response = self.scu.start_transaction(
+            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry)
         )
         self._calls.append(
             f"S{response.transaction_number}:{response.signature_data.signature_counter}"
@@ -310,14 +317,13 @@ class Work:
 
     def update(self, number: int) -> UpdateTransactionResponse:
         """TX-UPDATE with empty processType and processData, as DSFinV-K Anhang I wants it."""
-        response = self.binding.scu.update_transaction(
+        response = self.scu.update_transaction(
             UpdateTransactionRequest(
                 client_id=self.state.cash_box_identification,
                 transaction_number=number,
                 queue_item_id=self.tse_item_id,
                 is_retry=self.repeats,
-            ),
-            self.deadline(),
+            )
         )
         self._calls.append(f"U{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response
@@ -333,7 +339,7 @@ class Work:
         is_retry: bool = False,
     ) -> FinishTransactionResponse:
         """Finish a transaction on the TSE; which open row that closes is the caller's knowledge."""
-        response = self.binding.scu.finish_transaction(
+        response = self.scu.finish_transaction(
             FinishTransactionRequest(
                 client_id=client_id or self.state.cash_box_identification,
                 transaction_number=number,
@@ -341,8 +347,7 @@ class Work:
                 process_data_base64=process_data_base64,
                 queue_item_id=item_id or self.tse_item_id,
                 is_retry=is_retry or self.repeats,
-            ),
-            self.deadline(),
+            )
         )
         self._calls.append(f"F{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response
@@ -374,10 +379,7 @@ class Work:
         return self.finish(number, "Kassenbeleg-V1", ABORTED_BASE64)
 
     def tse_info(self) -> TseInfo:
-        return self.binding.tse_info(self.deadline())
-
-    def deadline(self) -> Deadline:
-        return Deadline(self.settings.scu_timeout_ms / 1000)
+        return self.binding.note_info(self.scu.get_tse_info())
 
     def special_transaction(self) -> tuple[StartTransactionResponse, FinishTransactionResponse, str]:
         """TX-IMPL of a special function: SonstigerVorgang with the case's fixed text."""

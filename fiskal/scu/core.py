@@ -125,6 +125,9 @@ class ScuCore:
         self._expires_at: int | None = None
         self._serial = self._algorithm = self._public_key = self._time_format = ""
 
+    deduplicates = True
+    """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
+
     @property
     def in_process(self) -> bool:
         """The TSE computes in this process."""

@@ -38,8 +38,8 @@ def zero(work: Work) -> Outcome:
             {row.cbReceiptReference: row.TransactionNumber for row in work.open_transactions()}
         )
     if work.flags & ReceiptFlag.SELF_TEST:
-        _extra(work, "Self test", lambda: work.binding.scu.execute_self_test(work.deadline()))
-        _extra(work, "Set time", lambda: work.binding.scu.execute_set_tse_time(work.deadline()))
+        _extra(work, "Self test", work.scu.execute_self_test)
+        _extra(work, "Set time", work.scu.execute_set_tse_time)
     if work.training:
         items.append(signatures.training(work.clock()))
     work.actions.append(
