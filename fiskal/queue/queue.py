@@ -128,6 +128,7 @@ class Queue:
             bindings,
             lambda *types: self._store.last_action(self.queue_id, *types),
             lambda: self._store.count_actions(self.queue_id),
+            self._open_elsewhere,
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
@@ -483,6 +484,15 @@ class Queue:
             ft_state_data=state_data,
         )
 
+    def _open_elsewhere(self, scu_id: str) -> set[int]:
+        return {
+            open_.TransactionNumber
+            for row in self._store.queues()
+            if row.ftQueueId != self.queue_id
+            for open_ in self._store.open_transactions(row.queue_no)
+            if open_.scu_id == scu_id
+        }
+
     # ---- store ----------------------------------------------------------------------------------
 
     def _commit(self, change: Change, *, in_turn: bool = True) -> None:
@@ -518,6 +528,8 @@ class Queue:
             {each.cbReceiptReference: each for each in self._store.open_transactions(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_starts(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_finishes(row.queue_no)},
+            {each.ftQueueItemId: each for each in self._store.doubtful_starts(row.queue_no)},
+            {each.ftQueueItemId: each for each in self._store.undelivered(row.queue_no)},
         )
         accepted = Change()
         accepted.unanswered.append(row.queue_no)

@@ -23,8 +23,15 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.errors import ClientError, NotSupported
-from fiskal.store.interface import ActionRow, Change, FailedTransactionRow, OpenTransactionRow
+from fiskal.scu.errors import ClientError, NotSupported, OutcomeUnknown
+from fiskal.store.interface import (
+    ActionRow,
+    Change,
+    DoubtfulStartRow,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    RecoveredRow,
+)
 
 if TYPE_CHECKING:
     from fiskal.clock import Clock
@@ -35,7 +42,7 @@ if TYPE_CHECKING:
     from fiskal.queue.state import QueueState
 
 
-_Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow)
+_Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow, DoubtfulStartRow)
 
 
 class Action(NamedTuple):
@@ -69,6 +76,8 @@ class Lookups(NamedTuple):
     """The last stored action of one of these types, None if there is none."""
     count_actions: Callable[[], int]
     """How many actions are stored."""
+    open_elsewhere: Callable[[str], set[int]]
+    """The numbers that the other queues of the host have open at an SCU."""
     master_data: str | None
     """The configured master data as JSON, None if none are configured."""
 
@@ -98,31 +107,40 @@ class Outcome:
 class Transactions:
     """The open and failed transactions of one queue, by cbReceiptReference."""
 
-    __slots__ = ("failed_finishes", "failed_starts", "open")
+    __slots__ = ("doubtful_starts", "failed_finishes", "failed_starts", "open", "undelivered")
 
     def __init__(
         self,
         open_: dict[str, OpenTransactionRow],
         failed_starts: dict[str, FailedTransactionRow],
         failed_finishes: dict[str, FailedTransactionRow],
+        doubtful_starts: dict[str, DoubtfulStartRow],
+        undelivered: dict[str, RecoveredRow],
     ) -> None:
         self.open = open_
         self.failed_starts = failed_starts
         self.failed_finishes = failed_finishes
+        self.doubtful_starts = doubtful_starts
+        """By ftQueueItemId, like the next."""
+        self.undelivered = undelivered
 
 
 class Effects:
     """Changes to the transaction tables not yet durable: the new row, or None for a removed one."""
 
-    __slots__ = ("failed_finishes", "failed_starts", "open")
+    __slots__ = ("doubtful_starts", "failed_finishes", "failed_starts", "open", "recovered")
 
     def __init__(self) -> None:
         self.open: dict[str, OpenTransactionRow | None] = {}
         self.failed_starts: dict[str, FailedTransactionRow | None] = {}
         self.failed_finishes: dict[str, FailedTransactionRow | None] = {}
+        self.doubtful_starts: dict[str, DoubtfulStartRow | None] = {}
+        self.recovered: dict[str, RecoveredRow] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.open or self.failed_starts or self.failed_finishes)
+        return bool(
+            self.open or self.failed_starts or self.failed_finishes or self.doubtful_starts or self.recovered
+        )
 
     def write(self, queue_no: int, change: Change) -> None:
         """Add the effects to ``change``."""
@@ -141,12 +159,25 @@ class Effects:
                 change.failed_finishes_removed.append((queue_no, reference))
             else:
                 change.failed_finishes.append(failed)
+        for item_id, doubt in self.doubtful_starts.items():
+            if doubt is None:
+                change.doubtful_starts_removed.append((queue_no, item_id))
+            else:
+                change.doubtful_starts.append(doubt)
+        change.recovered += self.recovered.values()
 
     def apply(self, transactions: Transactions) -> None:
         """Bring the queue's memory up to what was made durable, and forget the effects."""
         _merge(self.open, transactions.open)
         _merge(self.failed_starts, transactions.failed_starts)
         _merge(self.failed_finishes, transactions.failed_finishes)
+        _merge(self.doubtful_starts, transactions.doubtful_starts)
+        for item_id, row in self.recovered.items():
+            if row.DeliveredBy is None:
+                transactions.undelivered[item_id] = row
+            else:
+                transactions.undelivered.pop(item_id, None)
+        self.recovered.clear()
 
 
 def _merge(effects: dict[str, _Row | None], table: dict[str, _Row]) -> None:
@@ -273,6 +304,20 @@ class Work:
             key=lambda row: row.TransactionNumber,
         )
 
+    def doubtful_starts(self) -> list[DoubtfulStartRow]:
+        """The starts at this SCU whose answer was lost, oldest first."""
+        merged = {**self.transactions.doubtful_starts, **self.effects.doubtful_starts}
+        scu_id = self.binding.scu_id
+        return sorted(
+            (row for row in merged.values() if row is not None and row.scu_id == scu_id),
+            key=lambda row: row.Moment,
+        )
+
+    def undelivered(self) -> list[RecoveredRow]:
+        """What was recovered and stands in no answer yet."""
+        merged = {**self.transactions.undelivered, **self.effects.recovered}
+        return [row for row in merged.values() if row.DeliveredBy is None]
+
     def persist(self) -> None:
         """Make the effects so far durable now, ahead of the answer."""
         self._persist(self)
@@ -281,6 +326,10 @@ class Work:
     def calls(self) -> str | None:
         """What the TSE did for this receipt, for the journal's own check: ``S7:13:<ticks> F7:14:<ticks>``."""
         return " ".join(self._calls) or None
+
+    def note_calls(self, calls: str) -> None:
+        """Take over what the TSE did for an earlier item, because this one carries the signatures."""
+        self._calls.append(calls)
 
     # ---- TSE primitives -------------------------------------------------------------------------
 
@@ -291,7 +340,18 @@ class Work:
         return response
 
     def _begin(self) -> StartTransactionResponse:
-        return self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
+        item_id, client_id = self.tse_item_id, self.state.cash_box_identification
+        try:
+            started = self.start_for(item_id, client_id, is_retry=self.repeats)
+        except OutcomeUnknown:
+            if self.implicit:
+                self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
+                    self.state.queue_no, item_id, self.reference, self.clock(), client_id, self.binding.scu_id
+                )
+            raise
+        if item_id in self.transactions.doubtful_starts:
+            self.effects.doubtful_starts[item_id] = None
+        return started
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""

@@ -40,6 +40,7 @@ class FaultyScu:
     """Passes every call on, unless told to fail it before or after the TSE has executed it."""
 
     in_process = True
+    deduplicates = True
 
     def __init__(self, scu: Scu) -> None:
         self.scu = scu
@@ -49,12 +50,28 @@ class FaultyScu:
         self._before: list[tuple[str, Exception]] = []
         self._after: list[tuple[str, Exception]] = []
         self.down: Exception | None = None
+        self._countdown: int | None = None
+        self._countdown_fault: tuple[BaseException, bool] | None = None
 
     def fail_before(self, method: str, error: Exception) -> None:
         self._before.append((method, error))
 
     def fail_after(self, method: str, error: Exception) -> None:
         self._after.append((method, error))
+
+    def fail_nth(self, number: int, error: BaseException, *, after: bool = False) -> None:
+        """Fail the call that comes after ``number`` others from here."""
+        self._countdown = number
+        self._countdown_fault = (error, after)
+
+    def _count_down(self) -> tuple[BaseException, bool] | None:
+        if self._countdown is None:
+            return None
+        self._countdown -= 1
+        if self._countdown >= 0:
+            return None
+        self._countdown = None
+        return self._countdown_fault
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         target = getattr(self.scu, method)
@@ -64,8 +81,13 @@ class FaultyScu:
             self.requests.append(args[0] if args else None)
             if self.down is not None:
                 raise self.down
+            fault, after = self._count_down() or (None, False)
+            if fault is not None and not after:
+                raise fault
             self._raise(self._before, method)
             result = target(*args)
+            if fault is not None:
+                raise fault
             self._raise(self._after, method)
             return result
 
