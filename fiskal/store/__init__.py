@@ -22,7 +22,7 @@ from fiskal.store.interface import (
     StoredItem,
 )
 from fiskal.store.null import NullStore
-from fiskal.store.sqlite import SqliteStore
+from fiskal.store.sqlite import SqliteReader, SqliteStore
 
 __all__ = [
     "ActionRow",
@@ -39,6 +39,7 @@ __all__ = [
     "ReceiptRow",
     "RecoveredRow",
     "ScuRow",
+    "SqliteReader",
     "SqliteStore",
     "Store",
     "StoredItem",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 
-def open_store(path: str | os.PathLike[str], *, create: bool = True) -> Store:
-    """Open the store at ``path``; with ``create`` a missing one is made. Raises StoreError."""
-    return SqliteStore(path, create=create)
+def open_store(path: str | os.PathLike[str], *, create: bool = True, read_only: bool = False) -> Store:
+    """Open the store at ``path``; with ``create`` a missing one is made, with ``read_only`` it may be in use by
+    another process. Raises StoreError."""
+    return SqliteReader(path) if read_only else SqliteStore(path, create=create)

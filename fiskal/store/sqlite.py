@@ -536,3 +536,41 @@ class SqliteStore:
             connection.close()
             raise store_error(error, str(self.path), "open") from error
         return connection
+
+
+class SqliteReader(SqliteStore):
+    """A store that is only read, beside the process that has it open.
+
+    A commit is a StoreError. Items without an answer that wait in the acceptance log are not seen. Raises
+    StoreError if the file is missing or damaged, or its schema is not the one of this version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._closed = False
+        if not self.path.exists():
+            raise StoreError(f"there is no store at {self.path}; correct the path")
+        reader = self._open_reader()
+        try:
+            version = version_of(reader, str(self.path))
+        except DAMAGE as error:
+            raise store_error(error, str(self.path), "open") from error
+        finally:
+            reader.close()
+        if version != len(MIGRATIONS):
+            raise StoreError(
+                f"{self.path} has schema version {version}, this fiskal reads version {len(MIGRATIONS)}; use the "
+                "fiskal that has it open"
+            )
+
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+        """Always a StoreError."""
+        if turn is not None and not in_turn:
+            turn.__enter__()
+        raise StoreError(f"{self.path} is open for reading only")
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle_readers:
+            self._idle_readers.pop().close()

@@ -38,7 +38,7 @@ def test_a_second_opening_is_refused(path: Path) -> None:
         code = f"from fiskal.store import SqliteStore; SqliteStore({str(path)!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 0
-        assert "StoreError: the store is already open" in done.stderr
+        assert "StoreLocked: the store is already open" in done.stderr
     SqliteStore(path).close()
 
 
