@@ -36,8 +36,8 @@ class ScuBinding:
         self.scu_id = scu_id
         self.in_process = False
         """The TSE computes in this process; to call it is work, not waiting."""
-        self.answered_at: float | None = None
-        """When the TSE answered last, on the monotonic clock; None before."""
+        self.signed_at: float | None = None
+        """When the TSE signed last, on the monotonic clock; None if it has failed since."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()
@@ -80,9 +80,18 @@ class ScuBinding:
         self.certification_id = info.certification_identification
         return info
 
-    def note_answer(self) -> None:
-        """The TSE has answered a call."""
-        self.answered_at = time.monotonic()
+    def note_signature(self) -> None:
+        """The TSE has signed."""
+        self.signed_at = time.monotonic()
+
+    def probe(self, timeout_s: float) -> TseInfo | None:
+        """Ask the TSE for its state, but only if nobody else uses it: else None. Raises ScuError.
+
+        What it answers is not remembered: a receipt in work shall not find it changed.
+        """
+        scu = self.scu
+        ask: Callable[[Deadline], TseInfo | None] = getattr(scu, "get_tse_info_if_idle", scu.get_tse_info)
+        return ask(Deadline(timeout_s))
 
     def refresh(self) -> bool:
         """Ask the TSE; a failure is logged, not raised. True if it answered."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from fiskal.germany import texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
-from fiskal.scu.client import ScuClient
 from fiskal.scu.contract import (
     FinishTransactionRequest,
     FinishTransactionResponse,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from fiskal.queue.binding import ScuBinding
     from fiskal.queue.settings import QueueSettings
     from fiskal.queue.state import QueueState
+    from fiskal.scu.client import ScuClient
 
 
 _Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow, DoubtfulStartRow)
@@ -194,8 +194,8 @@ class Work:
 
     __slots__ = (
         "_calls",
+        "_client",
         "_persist",
-        "_sleep",
         "actions",
         "binding",
         "case",
@@ -234,7 +234,7 @@ class Work:
         signatures: SignatureBuilder,
         clock: Clock,
         lookups: Lookups,
-        sleep: Callable[[float], None],
+        client: Callable[[ScuBinding, QueueSettings], ScuClient],
         persist: Callable[[Work], None],
     ) -> None:
         receipt_case = request.receipt_case
@@ -254,7 +254,7 @@ class Work:
         self.state = state
         self.transactions = transactions
         self.settings = settings
-        self._sleep = sleep
+        self._client = client
         self.use(binding)
         self.signatures = signatures
         self.clock = clock
@@ -269,9 +269,7 @@ class Work:
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
         self.binding = binding
-        self.scu = ScuClient(
-            lambda: binding.scu, self.settings.retry_policy, sleep=self._sleep, answered=binding.note_answer
-        )
+        self.scu = self._client(binding, self.settings)
         """The TSE with the patience of this queue."""
         self.in_turn = binding.in_process
         """The work keeps its turn while it calls the TSE, because the TSE computes in this process."""
@@ -344,10 +342,9 @@ class Work:
         try:
             started = self.start_for(item_id, client_id, is_retry=self.repeats)
         except OutcomeUnknown:
-            if self.implicit:
-                self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
-                    self.state.queue_no, item_id, self.reference, self.clock(), client_id, self.binding.scu_id
-                )
+            self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
+                self.state.queue_no, item_id, self.reference, self.clock(), client_id, self.binding.scu_id
+            )
             raise
         if item_id in self.transactions.doubtful_starts:
             self.effects.doubtful_starts[item_id] = None

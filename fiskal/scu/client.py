@@ -80,10 +80,10 @@ class ScuClient:
     """Implements :class:`fiskal.scu.contract.Scu` over the SCU that ``connect`` gives (or raises ScuError).
 
     A TSE that computes in this process has no way on which a call could get lost: it is asked once. The
-    ``deadline`` of a call bounds all its attempts together. ``answered`` is called after every success.
+    ``deadline`` of a call bounds all its attempts together. ``signed`` is called when the TSE has signed.
     """
 
-    __slots__ = ("_answered", "_connect", "_policy", "_sleep")
+    __slots__ = ("_connect", "_policy", "_signed", "_sleep")
 
     def __init__(
         self,
@@ -91,12 +91,12 @@ class ScuClient:
         policy: RetryPolicy,
         *,
         sleep: Callable[[float], None] = pause,
-        answered: Callable[[], None] | None = None,
+        signed: Callable[[], None] | None = None,
     ) -> None:
         self._connect = connect
         self._policy = policy
         self._sleep = sleep
-        self._answered = answered
+        self._signed = signed
 
     # ---- repetition -----------------------------------------------------------------------------
 
@@ -108,12 +108,13 @@ class ScuClient:
         timeout_s: float | None = None,
         attempts: int | None = None,
         settle: Callable[[Scu], Settled] | None = None,
+        failed: tuple[Scu | None, Unreachable | OutcomeUnknown] | None = None,
     ) -> Any:
         """Call ``attempt(scu, deadline, is_retry)`` until it answers or another attempt cannot help.
 
         ``settle`` finds out what is known after an unknown outcome; without it the call leads to a state and
         may always be repeated. If an attempt may have been executed, OutcomeUnknown is raised, whatever the
-        last one ended with.
+        last one ended with. ``failed`` is a first attempt that was made already.
         """
         policy = self._policy
         limit = policy.attempts if attempts is None else min(attempts, policy.attempts)
@@ -122,17 +123,17 @@ class ScuClient:
         while True:
             number += 1
             scu: Scu | None = None
-            try:
-                scu = self._connect()
-                answer = attempt(scu, self._deadline(timeout_s, deadline), number > 1)
-            except Unreachable as error:
-                failure: ScuError = error
-            except OutcomeUnknown as error:
-                failure = doubt = error
+            failure: Unreachable | OutcomeUnknown
+            if failed is not None and number == 1:
+                scu, failure = failed
             else:
-                if self._answered is not None:
-                    self._answered()
-                return answer
+                try:
+                    scu = self._connect()
+                    return attempt(scu, self._deadline(timeout_s, deadline), number > 1)
+                except (Unreachable, OutcomeUnknown) as error:
+                    failure = error
+            if isinstance(failure, OutcomeUnknown):
+                doubt = failure
             wait = policy.delay_s if failure.retry_after_ms is None else failure.retry_after_ms / 1000
             if (
                 number >= limit
@@ -158,6 +159,23 @@ class ScuClient:
         request: StartTransactionRequest | UpdateTransactionRequest,
         deadline: Deadline | None,
     ) -> Any:
+        scu: Scu | None = None
+        try:  # every receipt comes along here: the attempt that nearly always succeeds is made directly
+            scu = self._connect()
+            answer = getattr(scu, method)(request, self._deadline(None, deadline))
+        except (Unreachable, OutcomeUnknown) as error:
+            answer = self._again(method, request, deadline, (scu, error))
+        if self._signed is not None:
+            self._signed()
+        return answer
+
+    def _again(
+        self,
+        method: str,
+        request: StartTransactionRequest | UpdateTransactionRequest,
+        deadline: Deadline | None,
+        failed: tuple[Scu | None, Unreachable | OutcomeUnknown],
+    ) -> Any:
         def attempt(scu: Scu, until: Deadline, is_retry: bool) -> Any:
             sent = msgspec.structs.replace(request, is_retry=True) if is_retry else request
             return getattr(scu, method)(sent, until)
@@ -169,7 +187,7 @@ class ScuClient:
                 return Settled.NOT_EXECUTED
             return Settled.UNKNOWN
 
-        return self._repeat(attempt, deadline, settle=settle)
+        return self._repeat(attempt, deadline, settle=settle, failed=failed)
 
     def _is_open(self, scu: Scu, request: FinishTransactionRequest, deadline: Deadline | None) -> bool:
         """A finish without an answer was not executed if its transaction is still open. Nothing of the kind

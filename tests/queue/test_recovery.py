@@ -12,7 +12,7 @@ from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.contract import FinishTransactionRequest
-from fiskal.scu.errors import OutcomeUnknown, TseRejected, Unreachable
+from fiskal.scu.errors import ClientError, OutcomeUnknown, TseRejected, Unreachable
 from tests.support.shop import DE, Shop, captions
 
 DOWN = Unreachable("CONNECT_FAILED", "The TSE is not available.")
@@ -154,6 +154,18 @@ def test_a_finish_that_was_executed_elsewhere_is_removed_under_the_flag(shop: Sh
     check(shop)
 
 
+def test_a_finish_that_was_signed_with_other_data_does_not_keep_failed_mode(shop: Shop) -> None:
+    leave_behind(shop, 1, 0)
+    number = shop.open_on_tse()[0]
+    shop.tse.scu.finish_transaction(
+        FinishTransactionRequest(client_id="POS-1", transaction_number=number, process_type="Kassenbeleg-V1")
+    )
+    shop.tse.fail_nth(2, ClientError("IDEMPOTENCY_MISMATCH", "was sent before with other data"))
+    assert zero(shop)["ftState"] == DE
+    assert shop.open_references() == []
+    assert any(message.startswith(f"Removed open transaction {number}") for message in shop.actions())
+
+
 # ---- calls without an answer ------------------------------------------------------------------------
 
 
@@ -177,6 +189,42 @@ def test_a_start_that_was_executed_without_an_answer_is_ended_by_the_zero_receip
     assert row.Message.startswith(f"Transaction {number}, whose start for queue item ")
     assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
     check(shop)
+
+
+def test_an_explicit_start_without_an_answer_that_is_finished_in_failed_mode_leaves_nothing_open(
+    shop: Shop,
+) -> None:
+    shop.tse.fail_after("start_transaction", LOST)
+    assert shop.send(0x08, "E")["ftState"] == DE + 2
+    assert shop.sale("E", flow="explicit")["ftState"] == DE + 2
+    assert len(shop.open_on_tse()) == 1
+    assert zero(shop)["ftState"] == DE
+    assert shop.open_on_tse() == []
+    check(shop)
+
+
+def test_an_explicit_start_without_an_answer_is_found_by_the_zero_receipt(shop: Shop) -> None:
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.send(0x08, "E")
+    before = signatures(shop)
+    assert started(zero(shop)) == 1
+    assert signatures(shop) == before + 2
+    assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
+    assert shop.sale("E", flow="explicit")["ftState"] == DE
+    assert shop.open_on_tse() == []
+    check(shop)
+
+
+def test_a_comparison_that_fails_keeps_nobody_in_failed_mode(shop: Shop) -> None:
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("S-1")
+    shop.tse.fail_before("get_tse_info", DOWN)
+    assert zero(shop)["ftState"] == DE
+    assert len(shop.open_on_tse()) == 1
+    shop.tse.fail_before("get_tse_info", DOWN)
+    assert shop.send(0x06, "Y")["ftState"] == DE
+    assert shop.send(0x05, "M")["ftState"] == DE
+    assert shop.open_on_tse() == []
 
 
 def test_a_start_that_was_not_executed_costs_no_signature(shop: Shop) -> None:

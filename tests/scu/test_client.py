@@ -71,7 +71,7 @@ class Site:
         self.successes = 0
         self.refused: list[ScuError] = []
         self.client = ScuClient(
-            self.connect, RetryPolicy(attempts, 15, 2), sleep=self.pauses.append, answered=self.answered
+            self.connect, RetryPolicy(attempts, 15, 2), sleep=self.pauses.append, signed=self.signed
         )
 
     def connect(self) -> Any:
@@ -79,7 +79,7 @@ class Site:
             raise self.refused.pop(0)
         return self.scu
 
-    def answered(self) -> None:
+    def signed(self) -> None:
         self.successes += 1
 
 

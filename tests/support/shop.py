@@ -64,6 +64,12 @@ class FaultyScu:
         self._countdown = number
         self._countdown_fault = (error, after)
 
+    def calm(self) -> None:
+        """Fail no more."""
+        self.down = self._countdown = None
+        self._before.clear()
+        self._after.clear()
+
     def _count_down(self) -> tuple[BaseException, bool] | None:
         if self._countdown is None:
             return None

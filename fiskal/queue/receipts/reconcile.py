@@ -10,7 +10,7 @@ from fiskal.germany import notifications
 from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Action, Work
 from fiskal.scu.contract import TseInfo
-from fiskal.scu.errors import TseRejected
+from fiskal.scu.errors import ScuError, TseRejected
 from fiskal.store.interface import DoubtfulStartRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -37,13 +37,20 @@ def compare(work: Work) -> TseInfo:
 
 
 def if_needed(work: Work) -> None:
-    """Compare, unless there is nothing that could differ: that takes no call to the TSE."""
+    """Compare, unless there is nothing that could differ. The receipt does not depend on it: if the TSE fails
+    here, the next one compares."""
     if work.open_transactions() or work.doubtful_starts():
-        compare(work)
+        try:
+            compare(work)
+        except ScuError as error:
+            _log.warning("queue %s: no comparison with the TSE: %s", work.state.queue_id, error)
 
 
 def _settle(work: Work, on_tse: Collection[int]) -> None:
-    """Find out about starts that nobody will finish. What is open and known to no queue may be theirs."""
+    """Find out about starts that nobody will finish; those a zero receipt makes good are good by now.
+
+    What is open on the TSE and known to no queue may be theirs.
+    """
     doubts = work.doubtful_starts()[:MOST_DOUBTS]
     if not doubts:
         return
@@ -73,13 +80,19 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
     try:
         started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
         number = started.transaction_number
-        work.note_open(f"{row.cbReceiptReference}#{number}", started, implicit=True)
-        work.persist()
-        work.abort(number)
     except TseRejected as error:
         _log.warning("the start for queue item %s stays in doubt: %s", row.ftQueueItemId, error)
         return False
-    work.effects.open[f"{row.cbReceiptReference}#{number}"] = None
+    key = f"{row.cbReceiptReference}#{number}"
+    work.note_open(key, started, implicit=True)
+    work.persist()
+    try:
+        work.abort(number)
+    except TseRejected as error:
+        _log.warning("transaction %d was closed elsewhere: %s", number, error)
+        work.effects.open[key] = None
+        return True
+    work.effects.open[key] = None
     _journal(
         work,
         f"Transaction {number}, whose start for queue item {row.ftQueueItemId} had no answer, was closed as "

@@ -18,7 +18,7 @@ from fiskal.pos import SignaturItem
 from fiskal.queue.receipts import reconcile, transactions
 from fiskal.queue.work import Action, Work, start_time
 from fiskal.scu.contract import Deadline, TseInfo
-from fiskal.scu.errors import TseRejected
+from fiskal.scu.errors import ClientError, TseRejected
 from fiskal.store.interface import FailedTransactionRow, RecoveredRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -99,11 +99,12 @@ def _finish(work: Work, row: FailedTransactionRow) -> None:
                 client_id=row.CashBoxIdentification,
                 is_retry=True,
             )
-        except TseRejected:
+        except (TseRejected, ClientError):
             if known.TransactionNumber in work.tse_info().current_started_transaction_numbers:
                 raise
             work.effects.failed_finishes[row.cbReceiptReference] = None
-            # Closed by somebody else, or by a call whose answer is lost for good: waiting would never end.
+            # Closed by somebody else, or by a call whose answer is lost for good, or signed with other data under
+            # other settings: waiting would never end.
             flagged = work.flags & ReceiptFlag.REMOVE_TRANSACTIONS_NOT_ON_TSE
             transactions.drop(work, known, "failed finish-transaction" if flagged else "open transaction")
             return
@@ -125,6 +126,8 @@ def _start(work: Work, row: FailedTransactionRow) -> None:
     started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
     work.note_open(row.cbReceiptReference, started)
     work.effects.failed_starts[row.cbReceiptReference] = None
+    if row.ftQueueItemId in work.transactions.doubtful_starts:
+        work.effects.doubtful_starts[row.ftQueueItemId] = None
     _keep(work, row, work.signatures.start(started.signature_data), before)
     work.persist()
 
