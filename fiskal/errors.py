@@ -50,6 +50,10 @@ class StoreError(FiskalError):
     code = "STORE"
 
 
+class StoreLocked(StoreError):
+    """Another process has the journal open."""
+
+
 class ConfigurationError(FiskalError):
     """A configuration that cannot work; the message names the key and what to put there."""
 

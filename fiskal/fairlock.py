@@ -46,6 +46,14 @@ class FairLock:
             self.abandon(gate)
             raise
 
+    def enter_if_free(self) -> bool:
+        """Enter without waiting; False if somebody else is inside."""
+        with self._mutex:
+            if self._held:
+                return False
+            self._held = True
+            return True
+
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "echo": "Send a message through the middleware and back.",
     "render": "Draw the receipt of a queue item: text, SVG or PNG.",
     "journal": "Read a journal.",
+    "doctor": "Say in which mode each queue is, why, and what to do.",
+    "transactions": "List open transactions of queues and TSEs, close orphans.",
     "verify": "Check a QR code or a whole journal.",
 }
 """Commands with their short help, in the order in which one meets them."""

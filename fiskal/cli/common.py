@@ -11,10 +11,14 @@ from typing import Any, Final, TypeVar
 import click
 import msgspec
 
-from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreError
+from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreLocked
 from fiskal.host import config as configs
 from fiskal.host.middleware import Middleware
 from fiskal.store import QueueRow, Store, open_store
+
+DEFAULT_PORT: Final = 1200
+"""Where 'fiskal serve' answers unless it is told otherwise."""
+WIDTH: Final = 100
 
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -69,6 +73,16 @@ def wants_json(ctx: click.Context) -> bool:
     return bool(ctx.meta.get(_JSON_KEY))
 
 
+def url_option() -> Callable[[_F], _F]:
+    """``--url URL``, the running 'fiskal serve' of the folder."""
+    return click.option(
+        "--url",
+        metavar="URL",
+        help=f"Ask the running 'fiskal serve' there.  [default: http://127.0.0.1:{DEFAULT_PORT} if the folder "
+        "is in use]",
+    )
+
+
 # ---- output -------------------------------------------------------------------------------------
 
 
@@ -84,6 +98,11 @@ def write(data: bytes) -> None:
     """Bytes to standard output, unchanged."""
     sys.stdout.buffer.write(data)
     sys.stdout.flush()
+
+
+def show_text(text: str, prefix: str) -> None:
+    """A paragraph behind ``prefix``, which its further lines are indented by."""
+    click.echo(click.wrap_text(text, WIDTH, prefix, " " * len(prefix)))
 
 
 def is_watched(as_json: bool = False) -> bool:
@@ -123,7 +142,7 @@ def _explain(error: Exception) -> tuple[int, str, str, str]:
     hint = str(getattr(error, "hint", ""))
     if isinstance(error, ReceiptRejected):
         return BAD, error.code, error.message, hint
-    if isinstance(error, StoreError) and "locked" in str(error):
+    if isinstance(error, StoreLocked):
         hint = "A running 'fiskal serve' holds the folder: ask it over HTTP, or stop it first."
     if isinstance(error, FiskalError):
         return UNABLE, error.code, str(error), hint

@@ -22,7 +22,6 @@ from fiskal.host import http
 from fiskal.scu.software import NOT_CERTIFIED_WARNING
 from fiskal.version import __version__
 
-DEFAULT_PORT = 1200
 KEEP_ALIVE_S = 75
 """A POS keeps its connection over a pause between two customers."""
 STOP_S = 60
@@ -57,7 +56,7 @@ class _Server(uvicorn.Server):
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
+    default=common.DEFAULT_PORT,
     show_default=True,
     help="Port to listen at; 0 takes a free one.",
 )

@@ -281,6 +281,14 @@ def recovered(count: int, since: int, now: int) -> SignaturItem:
     )
 
 
+def recovery_goes_on(done: int, total: int, now: int) -> SignaturItem:
+    """The note of a zero receipt that recovered a part; the queue stays in failed mode."""
+    return note(
+        f"TSE Kommunikation wird wiederhergestellt, Stand {texts.long_date(now)}.",
+        f"{done} von {total} Transaktionen nachgeholt. Der nächste Nullbeleg setzt fort.",
+    )
+
+
 def late_signing(receipt_moment: int) -> SignaturItem:
     """The note of a receipt that is recorded after the middleware was out of reach."""
     return note(f"Ausfallsnacherfassung vom {texts.long_date(receipt_moment)}", texts.SYSTEM_FAILED)

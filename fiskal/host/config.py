@@ -24,6 +24,7 @@ STORE_NAME = "journal.sqlite"
 
 CLIENT_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+-,.=")
 MAX_CLIENT_ID = 64
+MAX_PROBE_INTERVAL_S = 86_400
 
 
 class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -69,6 +70,8 @@ class HostConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     queues: list[QueueConfig]
     scus: list[ScuConfig]
     master_data: MasterData | None = None
+    probe_interval_s: float = 30
+    """How often the TSE of a queue in failed mode is asked whether it is there again; 0 is never."""
 
 
 def new_config(
@@ -145,6 +148,10 @@ def _check(path: Path, config: HostConfig) -> None:
         scu.id = guid("SCU id", scu.id)
     scu_ids = [scu.id for scu in config.scus]
     config.cash_box_id = guid("cash_box_id", config.cash_box_id)
+    if not 0 <= config.probe_interval_s <= MAX_PROBE_INTERVAL_S:
+        raise ConfigurationError(
+            f"{path}: probe_interval_s must be from 0 (never) to {MAX_PROBE_INTERVAL_S} (a day)"
+        )
     for ids, what in ((scu_ids, "scus"), ([queue.id for queue in config.queues], "queues")):
         if len(set(ids)) != len(ids):
             raise ConfigurationError(f"{path}: two entries of '{what}' have the same id")

@@ -288,6 +288,16 @@ def create_app(
             return ASGIResponse(media_type=BINARY)
         return _JournalStream(source, first, reading)
 
+    @get("/doctor")
+    async def diagnose(request: _Request) -> ASGIResponse:
+        admit(request)
+        return _json(await reading.run(_as_json, middleware.diagnose))
+
+    @get("/transactions")
+    async def transactions(request: _Request) -> ASGIResponse:
+        admit(request)
+        return _json(await reading.run(_as_json, middleware.transactions))
+
     @get("/health")
     async def health() -> ASGIResponse:
         body = health_of({**middleware.status(), "version": __version__})
@@ -311,7 +321,7 @@ def create_app(
         openapi.document({name: paths(name) for name in OPERATIONS}, Problem, require_token=require_token)
     )
     app = Application(
-        [echo, sign, journal, health, schema],
+        [echo, sign, journal, diagnose, transactions, health, schema],
         request_max_body_size=max_body,
         exception_handlers={Exception: _answer},
         lifespan=[lifespan],
@@ -322,6 +332,10 @@ def create_app(
     base = base_path.strip("/").lower()
     app.base_path = f"/{base}" if base else ""
     return app
+
+
+def _as_json(call: Callable[[], Any]) -> bytes:
+    return msgspec.json.encode(call())
 
 
 def _json(text: bytes) -> ASGIResponse:
@@ -390,7 +404,7 @@ _FRAMEWORK = {
     405: (
         "METHOD_NOT_ALLOWED",
         "this path does not know this method",
-        "Echo, Sign and Journal are POST; /health and /openapi.json are GET.",
+        "Echo, Sign and Journal are POST; /health, /doctor, /transactions and /openapi.json are GET.",
     ),
     413: (
         "PAYLOAD_TOO_LARGE",

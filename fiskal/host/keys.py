@@ -34,7 +34,6 @@ PENDING: Final[dict[str, _Pending]] = {
     "DisableDsfinvkExportReferences": _Pending((False,), _NO_DSFINVK),
     "ExcludeDsfinvkOrders": _Pending((False,), _NO_DSFINVK),
     "EnableWAL": _Pending((True,), "the journal is always in WAL mode"),
-    "scu-max-retries": _Pending((1,), "it asks a TSE once; a zero receipt recovers what was lost"),
 }
 """Settings of a queue under the reference's names that this version can only do without."""
 
@@ -189,13 +188,6 @@ def _check_pending(key: str, value: Any, where: str) -> None:
         asked = _boolean(value)
         if asked is None:
             raise ConfigurationError(f"{where}: {key!r} must be true or false, not {value!r}")
-    else:
-        try:
-            asked = int(str(value))
-        except ValueError:
-            raise ConfigurationError(f"{where}: {key!r} must be a whole number, not {value!r}") from None
-        if asked < 1:
-            raise ConfigurationError(f"{where}: {key!r} must be at least 1, or no TSE is ever asked")
     if asked not in pending.accepted:
         (only,) = pending.accepted
         shown = str(only).lower()

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import msgspec
+
 from fiskal import clock as clocks
 from fiskal.clock import Clock
-from fiskal.core import prepare
-from fiskal.errors import ConfigurationError, ReceiptRejected
+from fiskal.core import format_ticks, prepare
+from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
 from fiskal.export import journal as journals
 from fiskal.fairlock import Turn
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
+from fiskal.host import doctor
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
+from fiskal.host.events import Event, EventKind, Listener, TseReport
+from fiskal.host.monitor import Monitor
+from fiskal.host.transactions import (
+    TransactionEntry,
+    TseTransactions,
+    abort_request,
+    choose,
+    entries_of,
+)
 from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
@@ -26,13 +39,15 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
-from fiskal.queue.binding import ScuBinding, no_scu
+from fiskal.queue.binding import INFO_TIMEOUT_S, ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.interrupted import START_UP_S
-from fiskal.queue.queue import Queue
-from fiskal.scu.contract import Deadline, Scu
+from fiskal.queue.queue import PROBE_S, Queue
+from fiskal.scu.client import pause
+from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
+from fiskal.scu.errors import ScuError
 from fiskal.scu.software import open_software_tse
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
@@ -40,6 +55,12 @@ _log = logging.getLogger("fiskal.host")
 
 NULL = b"null"
 """The JSON answer of a receipt request without a match."""
+
+IDLE_S = 10.0
+"""A queue that no receipt came to for so long is idle."""
+
+LONGEST_WAIT_S = 3_600.0
+"""The longest pause between two recoveries that failed."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -77,6 +98,7 @@ class Middleware:
         clock: Clock = clocks.now,
         new_guid: GuidSource = new_guid,
         background_exports: bool = False,
+        sleep: Callable[[float], None] = pause,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -86,13 +108,19 @@ class Middleware:
         self._only: Queue | None = None
         self._turn = Turn()
         self._export_runner = ExportRunner(background=background_exports)
+        self._clock = clock
+        self._listeners: list[Listener] = []
+        self._reports: dict[str, TseReport] = {}
+        self._attempts: dict[str, _Attempts] = {}
+        self._monitor = Monitor(self.look_after, self._is_failed, config.probe_interval_s, self._listeners)
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
-            self._open_queues(clock, new_guid)
+            self._open_queues(clock, new_guid, sleep)
         except BaseException:
             self.close()
             raise
+        self._monitor.wake()
 
     def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
@@ -169,7 +197,7 @@ class Middleware:
                 rows[scu.id],
             )
 
-    def _open_queues(self, clock: Clock, new_guid: GuidSource) -> None:
+    def _open_queues(self, clock: Clock, new_guid: GuidSource, sleep: Callable[[float], None]) -> None:
         data = self.config.master_data
         master_data = None if data is None else canonical(data)
         recover_by = Deadline(START_UP_S)  # one for all: many queues may have to wait for one TSE
@@ -187,7 +215,14 @@ class Middleware:
                 recover_by=recover_by,
                 export_runner=self._export_runner,
                 export_folder=self.folder / "exports" / queue.id / "TAR",
+                sleep=sleep,
+                on_mode=self._mode_changed,
             )
+            if self._queues[queue.id].failed:
+                row = self.store.queue(queue.id)
+                assert row is not None  # the queue was opened from it
+                first, last = doctor.failure_reasons(self.store, row)
+                self._queues[queue.id].failure = last or first
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()
 
@@ -282,6 +317,221 @@ class Middleware:
         request = decode_journal_request(bytes(body))
         return self.journal(request.ft_journal_type, request.from_, request.to, request.max_chunk_size)
 
+    # ---- looking after the queues ---------------------------------------------------------------
+
+    def on_event(self, listener: Listener) -> None:
+        """Call ``listener`` with every :class:`fiskal.host.events.Event` from here on.
+
+        It runs in a thread of the host, one event after the other; no receipt waits for it.
+        """
+        self._listeners.append(listener)
+
+    def probe(self) -> list[TseReport]:
+        """Ask every TSE of a queue in operation whether it can sign: a short question, and only if nobody uses
+        the TSE at that moment. Changes no mode."""
+        in_use = {queue.scu_id: None for queue in self._queues.values() if queue.active}
+        return [self._ask(scu_id) for scu_id in in_use if scu_id is not None]
+
+    def recover(self, queue_id: str | None = None) -> ReceiptResponse:
+        """Send a zero receipt of the queue's own, the way out of failed mode; the answer as it was journalled.
+
+        Its cbReceiptReference begins with ``fiskal-recovery-``. Raises as :meth:`sign`.
+        """
+        text = self.queue(queue_id).recover()
+        assert text is not None  # it waited for its turn
+        return decode_response(text)
+
+    def look_after(self) -> list[Event]:
+        """One round of the monitor: ask the TSEs of the queues in failed mode, and recover where the settings
+        say so and the queue is idle. What has changed since the last round.
+
+        The monitor calls this every ``probe_interval_s`` seconds while a queue is in failed mode. A host with
+        its own schedule sets that to 0 and calls it itself.
+        """
+        events: list[Event] = []
+        failed: dict[str, list[Queue]] = {}
+        for queue in self._queues.values():
+            if queue.failed and queue.active and queue.scu_id is not None:
+                failed.setdefault(queue.scu_id, []).append(queue)
+        for scu_id, queues in failed.items():
+            report = self._ask(scu_id, recent_s=self.config.probe_interval_s)
+            before = self._reports.get(scu_id)
+            if report.reachable is None and before is not None:
+                continue
+            self._reports[scu_id] = report
+            if before is None or before.ready != report.ready:
+                kind: EventKind = "tse_reachable" if report.ready else "tse_unreachable"
+                events += [self._event(kind, queue, report.text) for queue in queues]
+            if report.ready:
+                for queue in queues:
+                    self._recover_idle(queue)
+        return events
+
+    def diagnose(self, *, probe: bool = True) -> doctor.Diagnosis:
+        """In which mode is each queue, since when, why, and what to do. With ``probe`` the TSEs are asked, as
+        by :meth:`probe`. Raises StoreError."""
+        reports = {report.scu_id: report for report in self.probe()} if probe else {}
+        drivers = {scu.id: scu.driver for scu in self.config.scus}
+        return doctor.diagnosis([], doctor.examine(self.store, self._clock(), reports, drivers))
+
+    def transactions(self) -> list[TseTransactions]:
+        """What the queues and their TSEs have open, side by side, for every SCU in use.
+
+        Waits for the receipts in work, so that none of theirs is taken for an orphan. A TSE that does not
+        answer is no error. Raises QueueBusy, StoreError.
+        """
+        rows = self.store.queues()
+        return [
+            self._transactions(scu_id, binding, rows)
+            for scu_id, binding in self._bindings.items()
+            if any(row.ftSignaturCreationUnitDEId == scu_id for row in rows)
+        ]
+
+    def close_orphans(
+        self, numbers: list[int] | None = None, *, scu_id: str | None = None
+    ) -> list[ReceiptResponse]:
+        """End as aborted what a TSE has open and no queue knows: all of that, or ``numbers`` of it.
+
+        Each TSE gets a multiple fail-transaction receipt (0x000B), journalled like any other; the answers.
+        Raises OrphanError if it would not be safe, otherwise as :meth:`sign`.
+        """
+        made = []
+        for queue_id, orphans in choose(self.transactions(), numbers, scu_id):
+            request = abort_request(self.config.cash_box_id, queue_id, orphans, self._clock())
+            response = self.sign(request)
+            assert response is not None  # only a receipt request is answered with None
+            made.append(response)
+        return made
+
+    def _report_of(self, queue: Queue) -> TseReport | None:
+        """What the monitor found last about the TSE of a queue in failed mode."""
+        return self._reports.get(queue.scu_id or "") if queue.failed else None
+
+    def _is_failed(self) -> bool:
+        return any(queue.failed and queue.active for queue in self._queues.values())
+
+    def _mode_changed(self, queue: Queue) -> None:
+        """Called by a queue between two receipts."""
+        self._attempts.pop(queue.queue_id, None)
+        if queue.failed:
+            self._reports.pop(queue.scu_id or "", None)
+            self._monitor.wake(self._event("failed_mode_entered", queue, queue.failure))
+        else:
+            self._monitor.wake(self._event("failed_mode_left", queue, "A zero receipt was signed."))
+
+    def _event(self, kind: EventKind, queue: Queue, text: str) -> Event:
+        return Event(
+            kind=kind,
+            moment=format_ticks(self._clock()),
+            queue_id=queue.queue_id,
+            scu_id=queue.scu_id,
+            text=text,
+        )
+
+    def _ask(self, scu_id: str, *, recent_s: float = 0) -> TseReport:
+        """Ask one TSE, unless it has signed for somebody in the last ``recent_s`` seconds or is in use."""
+        binding = self._bindings.get(scu_id)
+        reachable: bool | None = False
+        ready = False
+        if binding is None:
+            text = "The SCU is not in the configuration any more."
+        elif binding.signed_at is not None and time.monotonic() - binding.signed_at < recent_s:
+            reachable = ready = True
+            text = "The TSE answers."
+        else:
+            try:
+                info = binding.probe(PROBE_S)
+            except ScuError as error:
+                text = str(error)
+            else:
+                reachable = None if info is None else True
+                text = "The TSE is in use." if info is None else self._what_lacks(scu_id, info)
+                ready = info is not None and not text
+                text = text or "The TSE answers."
+        return TseReport(
+            scu_id=scu_id, moment=format_ticks(self._clock()), reachable=reachable, ready=ready, text=text
+        )
+
+    def _what_lacks(self, scu_id: str, info: TseInfo) -> str:
+        """Why a TSE that answers cannot sign; empty if it can."""
+        if info.current_state != TseStates.INITIALIZED:
+            return f"It is in the state {info.current_state.name.lower()}, not initialized."
+        for queue in self._queues.values():
+            if queue.scu_id == scu_id and queue.active and queue.client_id not in info.current_client_ids:
+                return f"The client {queue.client_id!r} is not registered on it."
+        return ""
+
+    def _recover_idle(self, queue: Queue) -> None:
+        """Try to leave failed mode in a quiet moment, if the settings say so; wait longer after every failure."""
+        if not queue.settings.recover_when_idle:
+            return
+        tried = self._attempts.setdefault(queue.queue_id, _Attempts())
+        while queue.failed and queue.idle_s() >= IDLE_S and time.monotonic() >= tried.not_before:
+            left = queue.left_behind
+            try:
+                if queue.recover(when_idle=True) is None:
+                    return
+            except FiskalError as error:
+                _log.warning("queue %s: the recovery failed: %s", queue.queue_id, error)
+            if queue.failed and queue.left_behind >= left:
+                tried.failures += 1
+                wait_s = min(self.config.probe_interval_s * 2**tried.failures, LONGEST_WAIT_S)
+                tried.not_before = time.monotonic() + wait_s
+                return
+
+    def _transactions(self, scu_id: str, binding: ScuBinding, rows: list[QueueRow]) -> TseTransactions:
+        """Compare one TSE with the queues while these go on selling.
+
+        When a queue has settled, what was in work is over or in the store. So the TSE is asked before and
+        after: an orphan was open both times and in no table between, and what a queue has open and the TSE
+        does not was in its table before and is still there after.
+        """
+        error = ""
+        first: set[int] = set()
+        known: set[int] = set()
+        info: TseInfo | None = None
+        try:
+            first.update(self._open_at(binding).current_started_transaction_numbers)
+            self._settle()
+            for row in rows:
+                known |= {
+                    each.TransactionNumber
+                    for each in self.store.open_transactions(row.queue_no)
+                    if each.scu_id == scu_id
+                }
+            info = self._open_at(binding)
+            self._settle()
+        except ScuError as failure:
+            error = str(failure)
+        listed = None if info is None else set(info.current_started_transaction_numbers)
+        entries: list[TransactionEntry] = []
+        for row in rows:
+            entries += entries_of(
+                self.store, row, scu_id, lambda n: None if listed is None else n in listed or n not in known
+            )
+        if listed is not None:
+            for number in first & listed - known - {entry.number for entry in entries}:
+                entries.append(TransactionEntry(kind="orphan", number=number, on_tse=True))
+        entries.sort(key=lambda entry: (entry.number is None, entry.number or 0, entry.since or ""))
+        own = {row.CashBoxIdentification for row in rows}
+        able = [queue for queue in self._queues.values() if queue.active and queue.scu_id == scu_id]
+        able.sort(key=lambda queue: queue.failed)
+        return TseTransactions(
+            scu_id=scu_id,
+            error=error,
+            entries=entries,
+            foreign_clients=[] if info is None else [c for c in info.current_client_ids if c not in own],
+            closing_queue_id=able[0].queue_id if able else None,
+        )
+
+    def _settle(self) -> None:
+        for queue in self._queues.values():
+            queue.settle()
+
+    @staticmethod
+    def _open_at(binding: ScuBinding) -> TseInfo:
+        return binding.scu.get_tse_info(Deadline(INFO_TIMEOUT_S))
+
     # ---- life -----------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
@@ -289,7 +539,10 @@ class Middleware:
         return {
             "status": "ok",
             "ftCashBoxId": self.config.cash_box_id,
-            "queues": [queue.status() for queue in self._queues.values()],
+            "queues": [
+                {**queue.status(), "tse": msgspec.to_builtins(self._report_of(queue))}
+                for queue in self._queues.values()
+            ],
         }
 
     def wait_for_exports(self, timeout_s: float | None = None) -> bool:
@@ -301,6 +554,7 @@ class Middleware:
 
         A TAR export that is not finished goes on with the first receipt after the next start.
         """
+        self._monitor.close()
         self._export_runner.close()
         for binding in self._bindings.values():
             binding.close()
@@ -324,6 +578,16 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
     if create and not (folder / configs.FILE_NAME).exists():
         configs.save(folder, configs.new_config())
     return Middleware(configs.load(folder), folder, clock=clock, background_exports=True)
+
+
+class _Attempts:
+    """How the recoveries of one queue in quiet moments went."""
+
+    __slots__ = ("failures", "not_before")
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.not_before = 0.0
 
 
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:

@@ -67,6 +67,16 @@ def document(routes: dict[str, list[str]], problem: type, *, require_token: bool
                 operation["security"] = [{"cashboxid": [], "accesstoken": []}]
             described[path] = {"post": operation}
     described["/health"] = {"get": _health()}
+    described["/doctor"] = {
+        "get": _looking(
+            "doctor", "In which mode is each queue, since when, why, and what to do", require_token
+        )
+    }
+    described["/transactions"] = {
+        "get": _looking(
+            "transactions", "What the queues and their TSEs have open, side by side", require_token
+        )
+    }
     described["/openapi.json"] = {"get": _self()}
     security = {
         name: {"type": "apiKey", "in": "header", "name": name, "description": text}
@@ -203,6 +213,23 @@ def _health() -> dict[str, Any]:
         "security": [],
         "responses": {"200": {"description": "Alive.", "content": _content({"type": "object"})}},
     }
+
+
+def _looking(name: str, summary: str, require_token: bool) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "operationId": name,
+        "tags": ["host"],
+        "summary": summary,
+        "description": "Asks the TSEs, but signs nothing.",
+        "responses": _responses(
+            _content({"type": "object" if name == "doctor" else "array"}),
+            "What was found.",
+            ("401", "500", "503"),
+        ),
+    }
+    if require_token:
+        made["security"] = [{"cashboxid": [], "accesstoken": []}]
+    return made
 
 
 def _self() -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 
 import msgspec
 
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import Deadline, Scu, TseInfo
-from fiskal.scu.errors import ScuError, Unreachable
+from fiskal.scu.errors import Misconfigured, ScuError, Unreachable
 from fiskal.store import ScuRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -37,6 +38,8 @@ class ScuBinding:
         """The TSE computes in this process; to call it is work, not waiting."""
         self.export_lock = threading.Lock()
         """Held for the length of a TAR export of the TSE; no other call waits for it."""
+        self.signed_at: float | None = None
+        """When the TSE signed last, on the monotonic clock; None if it has failed since."""
         self._open = open_scu
         self._scu: Scu | None = None
         self._lock = threading.Lock()
@@ -91,10 +94,26 @@ class ScuBinding:
 
     def tse_info(self, deadline: Deadline | None = None) -> TseInfo:
         """Ask the TSE and remember the answer. Raises ScuError."""
-        info = self.scu.get_tse_info(deadline)
+        return self.note_info(self.scu.get_tse_info(deadline))
+
+    def note_info(self, info: TseInfo) -> TseInfo:
+        """Remember what the TSE told of itself."""
         self.info = info
         self.certification_id = info.certification_identification
         return info
+
+    def note_signature(self) -> None:
+        """The TSE has signed."""
+        self.signed_at = time.monotonic()
+
+    def probe(self, timeout_s: float) -> TseInfo | None:
+        """Ask the TSE for its state, but only if nobody else uses it: else None. Raises ScuError.
+
+        What it answers is not remembered: a receipt in work shall not find it changed.
+        """
+        scu = self.scu
+        ask: Callable[[Deadline], TseInfo | None] = getattr(scu, "get_tse_info_if_idle", scu.get_tse_info)
+        return ask(Deadline(timeout_s))
 
     def refresh(self) -> bool:
         """Ask the TSE; a failure is logged, not raised. True if it answered."""
@@ -123,9 +142,9 @@ class ScuBinding:
 
 
 def no_scu(scu_id: str = "") -> ScuBinding:
-    """The binding of a queue that has no SCU, or one that the host does not have: all calls are Unreachable."""
+    """The binding of a queue that has no SCU, or one that the host does not have: a person must act."""
 
     def refuse() -> Scu:
-        raise Unreachable("NO_SCU", "The queue is connected to no SCU of this host.")
+        raise Misconfigured("NO_SCU", "The queue is connected to no SCU of this host.")
 
     return ScuBinding(scu_id, refuse)

@@ -26,6 +26,9 @@ EXEMPT_FROM_FAILED_MODE = frozenset(
 """Cases that talk to the TSE even in failed mode."""
 
 
+WHY = "TSE communication failed ("
+"""How the journal entry begins that says why failed mode was entered, or why it could not be left."""
+
 _CLOSINGS = frozenset({ReceiptCase.MONTHLY_CLOSING, ReceiptCase.YEARLY_CLOSING, ReceiptCase.DAILY_CLOSING})
 
 
@@ -86,9 +89,7 @@ def failed(work: Work, error: ScuError | None = None) -> Outcome:
         updates["fail_moment"] = since
         updates["fail_queue_item_id"] = work.item_id
     if error is not None:
-        work.actions.append(
-            Action(None, f"TSE communication failed ({type(error).__name__} {error.code}): {error}")
-        )
+        work.actions.append(Action(None, f"{WHY}{type(error).__name__} {error.code}): {error}"))
     if not work.implicit:
         _remember(work)
     if work.case in _CLOSINGS:

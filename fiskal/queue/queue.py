@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
@@ -37,7 +38,14 @@ from fiskal.germany.codes import (
 from fiskal.germany.masterdata import NO_MASTER_DATA
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.germany.texts import INTERRUPTED
-from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, encode_response
+from fiskal.pos import (
+    ReceiptRequest,
+    ReceiptResponse,
+    SignaturItem,
+    decode_request,
+    encode_request,
+    encode_response,
+)
 from fiskal.queue import checks, identity, interrupted, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner, TarExports
@@ -47,6 +55,7 @@ from fiskal.queue.receipts import business, closings, lifecycle, switch, transac
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
+from fiskal.scu.client import ScuClient, pause
 from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.scu.fetch import ExportCancelled, Pause
@@ -87,6 +96,25 @@ _HANDLERS: dict[int, Handler] = {
 }
 _NO_TURN = nullcontext()
 
+RECOVERY_REFERENCE = "fiskal-recovery-"
+"""How the cbReceiptReference of a zero receipt begins that a queue sends itself."""
+
+PROBE_S = 5.0
+"""How long a TSE may take to say that it is there again."""
+
+IDLE_TIMEOUT_MS = 5_000
+IDLE_BUDGET_S = 1.0
+"""What a recovery in a quiet moment may take of the TSE's time, because a customer may come any moment."""
+
+_CLOSINGS = frozenset(
+    {
+        ReceiptCase.MONTHLY_CLOSING,
+        ReceiptCase.YEARLY_CLOSING,
+        ReceiptCase.DAILY_CLOSING,
+        ReceiptCase.MIGRATION,
+    }
+)
+
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
 
@@ -123,6 +151,8 @@ class Queue:
         recover_by: Deadline | None = None,
         export_runner: ExportRunner | None = None,
         export_folder: Path | None = None,
+        sleep: Callable[[float], None] = pause,
+        on_mode: Callable[[Queue], None] | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -130,6 +160,12 @@ class Queue:
         self._store = store
         self._clock = clock
         self._new_guid = new_guid
+        self._sleep = sleep
+        self._on_mode = on_mode
+        self._own_client: tuple[ScuBinding, ScuClient] | None = None
+        self._used_at = time.monotonic()
+        self.failure = ""
+        """Why the TSE failed last, in plain words; empty if it did not since the queue was opened."""
         self._signatures = SignatureBuilder(
             flag_optional=settings.flag_optional_signatures, qr_caption=settings.qr_caption
         )
@@ -139,6 +175,7 @@ class Queue:
             lambda *types: self._store.last_action(self.queue_id, *types),
             lambda: self._store.count_actions(self.queue_id),
             lambda: self._store.count_exports(self.queue_id),
+            self._open_elsewhere,
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
@@ -180,12 +217,8 @@ class Queue:
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
         with self._lock:
-            if self._stale:
-                self._own_turn = None  # what was interrupted may have to wait for a TSE
-                self._load()
-            # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread
-            # goes without.
-            self._own_turn = None if get_ident() == main_thread().ident else self._turn
+            self._used_at = time.monotonic()
+            self._catch_up()
             if (
                 self._state.migrated
                 or self._questions
@@ -196,11 +229,82 @@ class Queue:
                     found, request = self._look_back(request)
                 if found is not NOT_FOUND:
                     return found
+            if self._state.fail_count and self.settings.recover_before_closing:
+                self._recover_before(request)
             text = self._process(request)
             due, self._due = self._due, []
         for row in due:
             self._export_runner.submit(row.scu_id, partial(self._run_export, row))
         return text
+
+    def recover(self, *, when_idle: bool = False) -> bytes | None:
+        """Sign a zero receipt of the queue's own, under a reference of its own, and return its answer.
+
+        With ``when_idle`` it gives way to the POS: None if a receipt is in work, and it holds nobody up for
+        longer than a few seconds, even if the TSE hangs; what is not recovered then takes another call.
+        Raises as :meth:`sign`.
+        """
+        settings = self.settings
+        if not when_idle:
+            self._lock.__enter__()
+        elif self._lock.enter_if_free():
+            settings = msgspec.structs.replace(
+                settings,
+                scu_max_retries=1,
+                scu_timeout_ms=min(settings.scu_timeout_ms, IDLE_TIMEOUT_MS),
+                recovery_budget_s=min(settings.recovery_budget_s, IDLE_BUDGET_S),
+            )
+        else:
+            return None
+        try:
+            self._catch_up()
+            if self._state.migrated:
+                raise checks.migrated()
+            return self._process(self._zero_request(), settings)
+        finally:
+            self._lock.leave()
+
+    def _recover_before(self, request: Prepared) -> None:
+        """Leave failed mode ahead of a closing, if it is to be and the TSE answers. Raises StoreError."""
+        closing = request.receipt_case & CASE_MASK in _CLOSINGS
+        if not closing or request.receipt_case & (ReceiptFlag.FAILED_RECEIPT | ReceiptFlag.HANDWRITTEN):
+            return
+        if not self._state.active or self._state.scu_id is None:
+            return
+        try:
+            self._bound(self._lookups).probe(PROBE_S)
+            self._process(self._zero_request())
+        except StoreError:
+            raise
+        except FiskalError as error:
+            _log.warning("queue %s: no recovery before the closing: %s", self.queue_id, error)
+
+    def _zero_request(self) -> Prepared:
+        """A zero receipt that the queue sends itself."""
+        now = self._clock()
+        return prepare(
+            encode_request(
+                ReceiptRequest(
+                    ft_cash_box_id=self.cash_box_id,
+                    ft_queue_id=self.queue_id,
+                    cb_terminal_id="",
+                    cb_receipt_reference=f"{RECOVERY_REFERENCE}{self._state.queued_row + 1}-{now}",
+                    cb_receipt_moment=format_ticks(now),
+                    cb_charge_items=[],
+                    cb_pay_items=[],
+                    ft_receipt_case=DE | ReceiptFlag.IMPLICIT_FLOW | ReceiptCase.ZERO,
+                )
+            )
+        )
+
+    def _catch_up(self) -> None:
+        """Read the state again if memory may differ from the disk; choose the turn of this call."""
+        if self._stale:
+            self._own_turn = None  # what was interrupted may have to wait for a TSE
+            self._load()
+        # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread goes
+        # without.
+        self._own_turn = None if get_ident() == main_thread().ident else self._turn
 
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the
@@ -228,22 +332,20 @@ class Queue:
                 return stored, request
         return NOT_FOUND, request
 
-    def _process(self, request: Prepared) -> bytes:
+    def _process(self, request: Prepared, settings: QueueSettings | None = None) -> bytes:
         item = self._item(request)
         change = Change()
         change.accepted.append(item)
         try:
             self._commit(change, in_turn=False)  # T1; from here on the work has the turn
             self._state.queued_row += 1
-            return self._answer(item, request)
+            return self._answer(item, request, settings or self.settings)
         finally:
             if self._own_turn is not None:
                 self._own_turn.leave()
 
-    def _answer(self, item: QueueItemRow, request: Prepared) -> bytes:
-        work = self._work(
-            item, request, self._clock(), self._lookups, self._persist_effects, self._export_now
-        )
+    def _answer(self, item: QueueItemRow, request: Prepared, settings: QueueSettings) -> bytes:
+        work = self._work(item, request, self._clock(), settings, self._lookups, self._persist_effects)
         first = self._questions.pop(item.request) if work.repeats else None
         try:
             outcome = self._decide(work)
@@ -269,10 +371,9 @@ class Queue:
         item: QueueItemRow,
         request: Prepared,
         now: int,
+        settings: QueueSettings,
         lookups: Lookups,
         persist: Callable[[Work], None],
-        export: Callable[[Work], None],
-        deadline: Deadline | None = None,
     ) -> Work:
         question = self._questions.get(item.request) if self._questions else None
         first = None
@@ -291,19 +392,30 @@ class Queue:
             self._state,
             self._transactions,
             self._bound(lookups),
-            self.settings,
+            settings,
             self._signatures,
             self._clock,
             lookups,
+            self._client,
             persist,
-            export,
-            deadline,
+            self._export_now,
         )
 
     def _bound(self, lookups: Lookups) -> ScuBinding:
         """The SCU the queue is connected to; one that is never reached while it has none."""
         scu_id = self._state.scu_id
         return self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id)
+
+    def _client(self, binding: ScuBinding, settings: QueueSettings) -> ScuClient:
+        """The way to an SCU with the patience of the settings."""
+        if self._own_client is not None and settings is self.settings and self._own_client[0] is binding:
+            return self._own_client[1]
+        client = ScuClient(
+            lambda: binding.scu, settings.retry_policy, sleep=self._sleep, signed=binding.note_signature
+        )
+        if settings is self.settings:
+            self._own_client = binding, client
+        return client
 
     def _find_duplicate(self, request: Prepared) -> bytes | None:
         """The answer of the same business receipt, if it came within the duplicate window before."""
@@ -385,6 +497,8 @@ class Queue:
             if case in _MUST_REACH_TSE:
                 raise
             _log.warning("queue %s: TSE failed: %s %s", self.queue_id, error.code, error)
+            self.failure = str(error)
+            work.binding.signed_at = None
             return modes.failed(work, error)
 
     def _outside(self, handler: Handler, work: Work) -> Outcome:
@@ -432,6 +546,7 @@ class Queue:
                 Receipt(number, journal_id, now, total, chain_hash_base64),
             )
         )
+        was_failed = self.failed
         self._stale = True  # until the commit is through, memory may be ahead of the disk
         state.current_row = item.ftQueueRow
         state.receipt_numerator = number
@@ -461,6 +576,8 @@ class Queue:
             self._commit(change)
         self._due += change.exports
         self._stale = False
+        if self.failed != was_failed and self._on_mode is not None:
+            self._on_mode(self)
         return text
 
     def _reject(self, item: QueueItemRow, work: Work, error: Exception) -> bytes:
@@ -553,6 +670,15 @@ class Queue:
             ft_state_data=state_data,
         )
 
+    def _open_elsewhere(self, scu_id: str) -> set[int]:
+        return {
+            open_.TransactionNumber
+            for row in self._store.queues()
+            if row.ftQueueId != self.queue_id
+            for open_ in self._store.open_transactions(row.queue_no)
+            if open_.scu_id == scu_id
+        }
+
     # ---- store ----------------------------------------------------------------------------------
 
     def _commit(self, change: Change, *, in_turn: bool = True) -> None:
@@ -592,6 +718,8 @@ class Queue:
             {each.cbReceiptReference: each for each in self._store.open_transactions(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_starts(row.queue_no)},
             {each.cbReceiptReference: each for each in self._store.failed_finishes(row.queue_no)},
+            {each.ftQueueItemId: each for each in self._store.doubtful_starts(row.queue_no)},
+            {each.ftQueueItemId: each for each in self._store.undelivered(row.queue_no)},
         )
         accepted = Change()
         accepted.unanswered.append(row.queue_no)
@@ -652,9 +780,12 @@ class Queue:
             asked, self._state.cash_box_identification, list(self._transactions.open.values())
         )
         lookups = self._lookups._replace(binding=bindings)
-        return self._work(
-            item, request, item.ftQueueMoment, lookups, _keep, self._export_now, recall.deadline
+        settings = msgspec.structs.replace(
+            self.settings,
+            scu_max_retries=1,
+            scu_timeout_ms=max(1, int(recall.deadline.remaining() * 1000)),
         )
+        return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep)
 
     def _interrupt(self, item: QueueItemRow, work: Work | None, reason: str, recall: Recall) -> None:
         """Give an item its error answer, and close what it left open on the TSE."""
@@ -663,7 +794,6 @@ class Queue:
             receipt_case = _receipt_case(item)
         else:
             receipt_case = work.request.receipt_case
-            work.effects.keep_finished()
             signed = work.calls
             orphans = [row for row in work.effects.open.values() if row is not None]
             for row in orphans:
@@ -767,7 +897,6 @@ class Queue:
             if not closes and work.calls is not None:
                 kind = interrupted.Kind.SIGNED
                 found.append(f"The TSE had signed it: {work.calls}.")
-        work.effects.keep_finished()
         if closes:
             known = {row.TransactionNumber for row in self._transactions.open.values()}
             found += [
@@ -874,6 +1003,43 @@ class Queue:
 
     # ---- what others may ask ----------------------------------------------------------------------
 
+    @property
+    def failed(self) -> bool:
+        """The queue is in failed mode."""
+        return self._state.fail_count > 0
+
+    @property
+    def active(self) -> bool:
+        """The queue signs: it is in operation, has an SCU, and was not migrated."""
+        return _condition(self._state) == "active"
+
+    @property
+    def scu_id(self) -> str | None:
+        """The SCU the queue signs with, None during an SCU switch."""
+        return self._state.scu_id
+
+    @property
+    def client_id(self) -> str:
+        """What the TSE knows the queue by."""
+        return self._state.cash_box_identification
+
+    @property
+    def left_behind(self) -> int:
+        """How many transactions a zero receipt has to make good."""
+        return len(self._transactions.failed_finishes) + len(self._transactions.failed_starts)
+
+    def idle_s(self) -> float:
+        """How long ago the last request of a POS came, in seconds."""
+        return time.monotonic() - self._used_at
+
+    def settle(self) -> None:
+        """Wait for the receipt in work: what it has begun on the TSE is then finished, or in the store.
+
+        Raises QueueBusy.
+        """
+        with self._lock:
+            pass
+
     def status(self) -> dict[str, Any]:
         """The queue's condition in plain values; takes no lock, may be a receipt behind."""
         state = self._state
@@ -887,6 +1053,7 @@ class Queue:
             "ftReceiptNumerator": state.receipt_numerator,
             "SSCDFailCount": state.fail_count,
             "SSCDFailMoment": None if state.fail_moment is None else format_ticks(state.fail_moment),
+            "SSCDFailReason": self.failure if state.fail_count else None,
             "UsedFailedCount": state.used_failed_count,
             "openTransactions": len(self._transactions.open),
         }

@@ -7,6 +7,7 @@ import enum
 import msgspec
 
 from fiskal.germany import texts
+from fiskal.scu.client import RetryPolicy
 
 
 class TarFileExportMode(enum.Enum):
@@ -53,6 +54,18 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """ftQueueTimeout of the queue items; informational."""
     scu_timeout_ms: int = 15_000
     """scu-timeout-ms: how long one call may wait for the TSE."""
+    scu_max_retries: int = 3
+    """scu-max-retries: how often one call to the TSE is attempted in all. A call that may have been executed is
+    repeated only where that cannot sign twice; a TSE inside this process is asked once."""
+    scu_retry_delay_ms: int = 2_000
+    """Pause between two attempts."""
+    recovery_budget_s: float = 60
+    """How long one zero receipt may recover what failed mode left behind; the next one goes on. At least one
+    transaction is recovered by each."""
+    recover_when_idle: bool = False
+    """Leave failed mode with a zero receipt of the queue's own once the TSE answers again and nobody sells."""
+    recover_before_closing: bool = False
+    """Send a zero receipt of the queue's own before a closing that comes in failed mode, if the TSE answers."""
     max_waiting: int = 1_000
     """Sign calls that may wait for one queue; more are refused with QueueBusy."""
 
@@ -65,6 +78,28 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("tar_export_timeout_s must be greater than 0")
         if not 0 <= self.duplicate_window_s <= MAX_DUPLICATE_WINDOW_S:
             raise ValueError(f"duplicate_window_s must be from 0 (off) to {MAX_DUPLICATE_WINDOW_S} (a day)")
+        if not 1 <= self.scu_max_retries <= MAX_ATTEMPTS:
+            raise ValueError(
+                f"scu_max_retries counts attempts: from 1 (asked once) to {MAX_ATTEMPTS}; with 0 no TSE is ever "
+                "asked"
+            )
+        if (
+            not 0 <= self.scu_retry_delay_ms <= MAX_DELAY_MS
+            or not 0 <= self.recovery_budget_s <= MAX_BUDGET_S
+        ):
+            raise ValueError(
+                f"scu_retry_delay_ms must be from 0 to {MAX_DELAY_MS}, recovery_budget_s from 0 to {MAX_BUDGET_S}"
+            )
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How patiently the TSE is called."""
+        return RetryPolicy(self.scu_max_retries, self.scu_timeout_ms / 1000, self.scu_retry_delay_ms / 1000)
+
+
+MAX_ATTEMPTS = 10
+MAX_DELAY_MS = 60_000
+MAX_BUDGET_S = 3_600
 
 
 MAX_DUPLICATE_WINDOW_S = 86_400

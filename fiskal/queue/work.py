@@ -14,7 +14,6 @@ from fiskal.germany import texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
 from fiskal.scu.contract import (
-    Deadline,
     FinishTransactionRequest,
     FinishTransactionResponse,
     StartTransactionRequest,
@@ -23,8 +22,15 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.errors import ClientError, NotSupported, ScuError
-from fiskal.store.interface import ActionRow, Change, FailedTransactionRow, OpenTransactionRow
+from fiskal.scu.errors import ClientError, NotSupported, OutcomeUnknown, ScuError
+from fiskal.store.interface import (
+    ActionRow,
+    Change,
+    DoubtfulStartRow,
+    FailedTransactionRow,
+    OpenTransactionRow,
+    RecoveredRow,
+)
 
 if TYPE_CHECKING:
     from fiskal.clock import Clock
@@ -33,9 +39,10 @@ if TYPE_CHECKING:
     from fiskal.queue.binding import ScuBinding
     from fiskal.queue.settings import QueueSettings
     from fiskal.queue.state import QueueState
+    from fiskal.scu.client import ScuClient
 
 
-_Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow)
+_Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow, DoubtfulStartRow)
 
 
 class Action(NamedTuple):
@@ -71,6 +78,8 @@ class Lookups(NamedTuple):
     """How many actions are stored."""
     count_exports: Callable[[], int]
     """How many exports of the TSE are archived."""
+    open_elsewhere: Callable[[str], set[int]]
+    """The numbers that the other queues of the host have open at an SCU."""
     master_data: str | None
     """The configured master data as JSON, None if none are configured."""
 
@@ -100,31 +109,40 @@ class Outcome:
 class Transactions:
     """The open and failed transactions of one queue, by cbReceiptReference."""
 
-    __slots__ = ("failed_finishes", "failed_starts", "open")
+    __slots__ = ("doubtful_starts", "failed_finishes", "failed_starts", "open", "undelivered")
 
     def __init__(
         self,
         open_: dict[str, OpenTransactionRow],
         failed_starts: dict[str, FailedTransactionRow],
         failed_finishes: dict[str, FailedTransactionRow],
+        doubtful_starts: dict[str, DoubtfulStartRow],
+        undelivered: dict[str, RecoveredRow],
     ) -> None:
         self.open = open_
         self.failed_starts = failed_starts
         self.failed_finishes = failed_finishes
+        self.doubtful_starts = doubtful_starts
+        """By ftQueueItemId, like the next."""
+        self.undelivered = undelivered
 
 
 class Effects:
     """Changes to the transaction tables not yet durable: the new row, or None for a removed one."""
 
-    __slots__ = ("failed_finishes", "failed_starts", "open")
+    __slots__ = ("doubtful_starts", "failed_finishes", "failed_starts", "open", "recovered")
 
     def __init__(self) -> None:
         self.open: dict[str, OpenTransactionRow | None] = {}
         self.failed_starts: dict[str, FailedTransactionRow | None] = {}
         self.failed_finishes: dict[str, FailedTransactionRow | None] = {}
+        self.doubtful_starts: dict[str, DoubtfulStartRow | None] = {}
+        self.recovered: dict[str, RecoveredRow] = {}
 
     def __bool__(self) -> bool:
-        return bool(self.open or self.failed_starts or self.failed_finishes)
+        return bool(
+            self.open or self.failed_starts or self.failed_finishes or self.doubtful_starts or self.recovered
+        )
 
     def write(self, queue_no: int, change: Change) -> None:
         """Add the effects to ``change``."""
@@ -143,24 +161,33 @@ class Effects:
                 change.failed_finishes_removed.append((queue_no, reference))
             else:
                 change.failed_finishes.append(failed)
+        for item_id, doubt in self.doubtful_starts.items():
+            if doubt is None:
+                change.doubtful_starts_removed.append((queue_no, item_id))
+            else:
+                change.doubtful_starts.append(doubt)
+        change.recovered += self.recovered.values()
 
     def clear(self) -> None:
+        """Forget what a receipt did."""
         self.open.clear()
         self.failed_starts.clear()
         self.failed_finishes.clear()
-
-    def keep_finished(self) -> None:
-        """Keep what a receipt did that will have no answer; what it made good for others, others do again."""
-        for reference in (*self.failed_starts, *self.failed_finishes):
-            self.open.pop(reference, None)
-        self.failed_starts.clear()
-        self.failed_finishes.clear()
+        self.doubtful_starts.clear()
+        self.recovered.clear()
 
     def apply(self, transactions: Transactions) -> None:
         """Bring the queue's memory up to what was made durable, and forget the effects."""
         _merge(self.open, transactions.open)
         _merge(self.failed_starts, transactions.failed_starts)
         _merge(self.failed_finishes, transactions.failed_finishes)
+        _merge(self.doubtful_starts, transactions.doubtful_starts)
+        for item_id, row in self.recovered.items():
+            if row.DeliveredBy is None:
+                transactions.undelivered[item_id] = row
+            else:
+                transactions.undelivered.pop(item_id, None)
+        self.recovered.clear()
 
 
 def _merge(effects: dict[str, _Row | None], table: dict[str, _Row]) -> None:
@@ -177,7 +204,7 @@ class Work:
 
     __slots__ = (
         "_calls",
-        "_deadline",
+        "_client",
         "_export",
         "_persist",
         "actions",
@@ -197,6 +224,7 @@ class Work:
         "reference",
         "repeats",
         "request",
+        "scu",
         "settings",
         "signatures",
         "state",
@@ -218,9 +246,9 @@ class Work:
         signatures: SignatureBuilder,
         clock: Clock,
         lookups: Lookups,
+        client: Callable[[ScuBinding, QueueSettings], ScuClient],
         persist: Callable[[Work], None],
         export: Callable[[Work], None],
-        deadline: Deadline | None = None,
     ) -> None:
         receipt_case = request.receipt_case
         self.request = request
@@ -238,8 +266,9 @@ class Work:
         self.now = now
         self.state = state
         self.transactions = transactions
-        self.use(binding)
         self.settings = settings
+        self._client = client
+        self.use(binding)
         self.signatures = signatures
         self.clock = clock
         self.lookups = lookups
@@ -249,7 +278,6 @@ class Work:
         self.actions: list[Action] = []
         self._calls: list[str] = []
         self._persist = persist
-        self._deadline = deadline
         self._export = export
         self.export_due = False
         """A TAR export follows the answer, whatever it is: its row is stored together with it."""
@@ -257,6 +285,8 @@ class Work:
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
         self.binding = binding
+        self.scu = self._client(binding, self.settings)
+        """The TSE with the patience of this queue."""
         self.in_turn = binding.in_process
         """The work keeps its turn while it calls the TSE, because the TSE computes in this process."""
 
@@ -288,6 +318,20 @@ class Work:
             key=lambda row: row.TransactionNumber,
         )
 
+    def doubtful_starts(self) -> list[DoubtfulStartRow]:
+        """The starts at this SCU whose answer was lost, oldest first."""
+        merged = {**self.transactions.doubtful_starts, **self.effects.doubtful_starts}
+        scu_id = self.binding.scu_id
+        return sorted(
+            (row for row in merged.values() if row is not None and row.scu_id == scu_id),
+            key=lambda row: row.Moment,
+        )
+
+    def undelivered(self) -> list[RecoveredRow]:
+        """What was recovered and stands in no answer yet."""
+        merged = {**self.transactions.undelivered, **self.effects.recovered}
+        return [row for row in merged.values() if row.DeliveredBy is None]
+
     def persist(self) -> None:
         """Make the effects so far durable now, ahead of the answer."""
         self._persist(self)
@@ -301,6 +345,10 @@ class Work:
         """What the TSE did for this receipt, for the journal's own check: ``S7:13:<ticks> F7:14:<ticks>``."""
         return " ".join(self._calls) or None
 
+    def note_calls(self, calls: str) -> None:
+        """Take over what the TSE did for an earlier item, because this one carries the signatures."""
+        self._calls.append(calls)
+
     # ---- TSE primitives -------------------------------------------------------------------------
 
     def start(self, reference: str) -> StartTransactionResponse:
@@ -310,13 +358,22 @@ class Work:
         return response
 
     def _begin(self) -> StartTransactionResponse:
-        return self.start_for(self.tse_item_id, self.state.cash_box_identification, is_retry=self.repeats)
+        item_id, client_id = self.tse_item_id, self.state.cash_box_identification
+        try:
+            started = self.start_for(item_id, client_id, is_retry=self.repeats)
+        except OutcomeUnknown:
+            self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
+                self.state.queue_no, item_id, self.reference, self.clock(), client_id, self.binding.scu_id
+            )
+            raise
+        if item_id in self.transactions.doubtful_starts:
+            self.effects.doubtful_starts[item_id] = None
+        return started
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
-        response = self.binding.scu.start_transaction(
-            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry),
-            self.deadline(),
+        response = self.scu.start_transaction(
+            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry)
         )
         self._calls.append(
             f"S{response.transaction_number}:{response.signature_data.signature_counter}"
@@ -343,14 +400,13 @@ class Work:
 
     def update(self, number: int) -> UpdateTransactionResponse:
         """TX-UPDATE with empty processType and processData, as DSFinV-K Anhang I wants it."""
-        response = self.binding.scu.update_transaction(
+        response = self.scu.update_transaction(
             UpdateTransactionRequest(
                 client_id=self.state.cash_box_identification,
                 transaction_number=number,
                 queue_item_id=self.tse_item_id,
                 is_retry=self.repeats,
-            ),
-            self.deadline(),
+            )
         )
         self._calls.append(f"U{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response
@@ -366,7 +422,7 @@ class Work:
         is_retry: bool = False,
     ) -> FinishTransactionResponse:
         """Finish a transaction on the TSE; which open row that closes is the caller's knowledge."""
-        response = self.binding.scu.finish_transaction(
+        response = self.scu.finish_transaction(
             FinishTransactionRequest(
                 client_id=client_id or self.state.cash_box_identification,
                 transaction_number=number,
@@ -374,8 +430,7 @@ class Work:
                 process_data_base64=process_data_base64,
                 queue_item_id=item_id or self.tse_item_id,
                 is_retry=is_retry or self.repeats,
-            ),
-            self.deadline(),
+            )
         )
         self._calls.append(f"F{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response
@@ -411,11 +466,7 @@ class Work:
         return self.finish(number, "Kassenbeleg-V1", ABORTED_BASE64, is_retry=is_retry)
 
     def tse_info(self) -> TseInfo:
-        return self.binding.tse_info(self.deadline())
-
-    def deadline(self) -> Deadline:
-        """Until when a call to the TSE may take that is made now."""
-        return self._deadline or Deadline(self.settings.scu_timeout_ms / 1000)
+        return self.binding.note_info(self.scu.get_tse_info())
 
     def special_transaction(self) -> tuple[StartTransactionResponse, FinishTransactionResponse, str]:
         """TX-IMPL of a special function: SonstigerVorgang with the case's fixed text."""

@@ -125,6 +125,9 @@ class ScuCore:
         self._expires_at: int | None = None
         self._serial = self._algorithm = self._public_key = self._time_format = ""
 
+    deduplicates = True
+    """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
+
     @property
     def in_process(self) -> bool:
         """The TSE computes in this process."""
@@ -141,7 +144,7 @@ class ScuCore:
         if self._closed or (deadline is not None and deadline.expired):
             self._lock.release()
             if self._closed:
-                raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It has been closed.")
+                raise closed()
             raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
 
     def _administer(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
@@ -466,6 +469,9 @@ class ScuCore:
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
         self._enter(deadline)
+        return self._info_and_leave(deadline)
+
+    def _info_and_leave(self, deadline: Deadline | None) -> TseInfo:
         try:
             return self._refresh(deadline)
         except ScuError:
@@ -476,6 +482,15 @@ class ScuCore:
             self._raise_internal(error, began=False)
         finally:
             self._lock.release()
+
+    def get_tse_info_if_idle(self, deadline: Deadline | None = None) -> TseInfo | None:
+        """Like :meth:`get_tse_info`, but None at once while anybody else uses the TSE."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        if self._closed:
+            self._lock.release()
+            raise closed()
+        return self._info_and_leave(deadline)
 
     def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
         target = request.current_state
@@ -647,6 +662,10 @@ class ScuCore:
             finally:
                 if self._calls is not None:
                     self._calls.close()
+
+
+def closed() -> Unreachable:
+    return Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It has been closed.")
 
 
 def _check_range(first: int, last: int) -> None:

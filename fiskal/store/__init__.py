@@ -8,6 +8,7 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     ExportState,
     FailedTransactionRow,
     JournalDEPartRow,
@@ -18,17 +19,19 @@ from fiskal.store.interface import (
     QueueRow,
     Receipt,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
     Store,
     StoredItem,
 )
 from fiskal.store.null import NullStore
-from fiskal.store.sqlite import SqliteStore
+from fiskal.store.sqlite import SqliteReader, SqliteStore
 
 __all__ = [
     "ActionRow",
     "AnswerRow",
     "Change",
+    "DoubtfulStartRow",
     "ExportState",
     "FailedTransactionRow",
     "JournalDEPartRow",
@@ -40,7 +43,9 @@ __all__ = [
     "QueueRow",
     "Receipt",
     "ReceiptRow",
+    "RecoveredRow",
     "ScuRow",
+    "SqliteReader",
     "SqliteStore",
     "Store",
     "StoredItem",
@@ -48,6 +53,7 @@ __all__ = [
 ]
 
 
-def open_store(path: str | os.PathLike[str], *, create: bool = True) -> Store:
-    """Open the store at ``path``; with ``create`` a missing one is made. Raises StoreError."""
-    return SqliteStore(path, create=create)
+def open_store(path: str | os.PathLike[str], *, create: bool = True, read_only: bool = False) -> Store:
+    """Open the store at ``path``; with ``create`` a missing one is made, with ``read_only`` it may be in use by
+    another process. Raises StoreError."""
+    return SqliteReader(path) if read_only else SqliteStore(path, create=create)

@@ -152,6 +152,37 @@ class FailedTransactionRow(NamedTuple):
     scu_id: str
 
 
+class DoubtfulStartRow(NamedTuple):
+    """A start whose answer was lost, of a receipt that nobody will finish; key is (queue_no, ftQueueItemId).
+
+    The TSE may have a transaction open for it.
+    """
+
+    queue_no: int
+    ftQueueItemId: str
+    cbReceiptReference: str
+    Moment: int
+    CashBoxIdentification: str
+    scu_id: str
+
+
+class RecoveredRow(NamedTuple):
+    """What a zero receipt made good on the TSE for a receipt of failed mode; key is (queue_no, ftQueueItemId).
+
+    ``ftQueueItemId`` is that receipt, ``RecoveredBy`` the zero receipt that worked, ``DeliveredBy`` the one
+    whose answer carries ``Signatures`` (SignaturItems as JSON): None until there is one.
+    """
+
+    queue_no: int
+    ftQueueItemId: str
+    cbReceiptReference: str
+    Moment: int
+    Signatures: str
+    tse_calls: str
+    RecoveredBy: str
+    DeliveredBy: str | None
+
+
 class ScuRow(NamedTuple):
     """ftSignaturCreationUnitDE."""
 
@@ -221,6 +252,8 @@ class Change:
         "accepted",
         "actions",
         "answers",
+        "doubtful_starts",
+        "doubtful_starts_removed",
         "export_parts",
         "exports",
         "exports_removed",
@@ -233,6 +266,7 @@ class Change:
         "open_transactions",
         "open_transactions_removed",
         "queues",
+        "recovered",
         "scus",
         "unanswered",
     )
@@ -257,6 +291,11 @@ class Change:
         self.failed_starts_removed: list[tuple[int, str]] = []
         self.failed_finishes: list[FailedTransactionRow] = []
         self.failed_finishes_removed: list[tuple[int, str]] = []
+        self.doubtful_starts: list[DoubtfulStartRow] = []
+        """Insert or replace by (queue_no, ftQueueItemId)."""
+        self.doubtful_starts_removed: list[tuple[int, str]] = []
+        self.recovered: list[RecoveredRow] = []
+        """Insert or replace by (queue_no, ftQueueItemId)."""
         self.scus: list[ScuRow] = []
         self.master_data: list[MasterDataRow] = []
         """Replaces the master data of the queue."""
@@ -290,6 +329,10 @@ class Store(Protocol):
     def open_transactions(self, queue_no: int) -> list[OpenTransactionRow]: ...
     def failed_starts(self, queue_no: int) -> list[FailedTransactionRow]: ...
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]: ...
+    def doubtful_starts(self, queue_no: int) -> list[DoubtfulStartRow]: ...
+    def undelivered(self, queue_no: int) -> list[RecoveredRow]:
+        """What was made good and stands in no answer yet, oldest first."""
+
     def master_data(self, queue_no: int) -> MasterDataRow | None: ...
 
     def item(self, queue_item_id: str) -> StoredItem | None: ...

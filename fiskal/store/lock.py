@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from fiskal.errors import StoreError
+from fiskal.errors import StoreError, StoreLocked
 
 if sys.platform == "win32":
     import msvcrt
@@ -40,7 +40,7 @@ class FileLock:
             _lock(self._descriptor)
         except OSError as error:
             os.close(self._descriptor)
-            raise StoreError(
+            raise StoreLocked(
                 f"the store is already open: {path} is locked; stop the other process, or use the store that"
                 " is already open in this one"
             ) from error

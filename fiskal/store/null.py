@@ -8,6 +8,7 @@ from fiskal.fairlock import Turn
 from fiskal.store.interface import (
     ActionRow,
     Change,
+    DoubtfulStartRow,
     FailedTransactionRow,
     JournalDERow,
     MasterDataRow,
@@ -15,6 +16,7 @@ from fiskal.store.interface import (
     QueueItemRow,
     QueueRow,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
     StoredItem,
 )
@@ -44,6 +46,12 @@ class NullStore:
         return []
 
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
+        return []
+
+    def doubtful_starts(self, queue_no: int) -> list[DoubtfulStartRow]:
+        return []
+
+    def undelivered(self, queue_no: int) -> list[RecoveredRow]:
         return []
 
     def master_data(self, queue_no: int) -> MasterDataRow | None:

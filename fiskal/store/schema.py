@@ -188,7 +188,30 @@ def _create_journal_de(db: Database) -> None:
     )
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals, _create_journal_de)
+def _create_recovery(db: Database) -> None:
+    """Version 3: what zero receipts made good, and whose answer carries the signatures of it; starts whose
+    answer was lost."""
+    _table(
+        db,
+        "DoubtfulStartTransaction",
+        "queue_no:int ftQueueItemId:str cbReceiptReference:str Moment:int CashBoxIdentification:str scu_id:str",
+        pk=("queue_no", "ftQueueItemId"),
+    )
+    _table(
+        db,
+        "RecoveredTransaction",
+        "queue_no:int ftQueueItemId:str cbReceiptReference:str Moment:int Signatures:str tse_calls:str"
+        " RecoveredBy:str DeliveredBy:str",
+        optional="DeliveredBy",
+        pk=("queue_no", "ftQueueItemId"),
+    )
+    db.execute(
+        "CREATE INDEX RecoveredTransaction_undelivered ON RecoveredTransaction (queue_no)"
+        " WHERE DeliveredBy IS NULL"
+    )
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals, _create_journal_de, _create_recovery)
 """Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
 
 

@@ -28,6 +28,7 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     ExportState,
     FailedTransactionRow,
     JournalDERow,
@@ -37,6 +38,7 @@ from fiskal.store.interface import (
     QueueRow,
     Receipt,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
     StoredItem,
 )
@@ -297,6 +299,18 @@ class SqliteStore:
     def failed_finishes(self, queue_no: int) -> list[FailedTransactionRow]:
         """The finishes that failed, oldest Moment first."""
         return self._failed("FailedFinishTransaction", queue_no)
+
+    def doubtful_starts(self, queue_no: int) -> list[DoubtfulStartRow]:
+        """The starts whose answer was lost, oldest Moment first."""
+        where = "DoubtfulStartTransaction WHERE queue_no = ? ORDER BY Moment, ftQueueItemId"
+        return self._rows(DoubtfulStartRow, where, (queue_no,))
+
+    def undelivered(self, queue_no: int) -> list[RecoveredRow]:
+        """What was made good and stands in no answer yet, oldest first."""
+        where = (
+            "RecoveredTransaction WHERE queue_no = ? AND DeliveredBy IS NULL ORDER BY Moment, ftQueueItemId"
+        )
+        return self._rows(RecoveredRow, where, (queue_no,))
 
     def master_data(self, queue_no: int) -> MasterDataRow | None:
         """The master data of a queue, None if it has none."""
@@ -559,3 +573,41 @@ class SqliteStore:
             connection.close()
             raise store_error(error, str(self.path), "open") from error
         return connection
+
+
+class SqliteReader(SqliteStore):
+    """A store that is only read, beside the process that has it open.
+
+    A commit is a StoreError. Items without an answer that wait in the acceptance log are not seen. Raises
+    StoreError if the file is missing or damaged, or its schema is not the one of this version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path).absolute()
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._closed = False
+        if not self.path.exists():
+            raise StoreError(f"there is no store at {self.path}; correct the path")
+        reader = self._open_reader()
+        try:
+            version = version_of(reader, str(self.path))
+        except DAMAGE as error:
+            raise store_error(error, str(self.path), "open") from error
+        finally:
+            reader.close()
+        if version != len(MIGRATIONS):
+            raise StoreError(
+                f"{self.path} has schema version {version}, this fiskal reads version {len(MIGRATIONS)}; use the "
+                "fiskal that has it open"
+            )
+
+    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+        """Always a StoreError."""
+        if turn is not None and not in_turn:
+            turn.__enter__()
+        raise StoreError(f"{self.path} is open for reading only")
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle_readers:
+            self._idle_readers.pop().close()

@@ -18,6 +18,7 @@ from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     FailedTransactionRow,
     JournalDEPartRow,
     JournalDERow,
@@ -26,6 +27,7 @@ from fiskal.store.interface import (
     QueueItemRow,
     QueueRow,
     Receipt,
+    RecoveredRow,
     ScuRow,
 )
 from fiskal.store.waiting import Key, Waiting
@@ -149,16 +151,19 @@ _TRANSACTIONS: Final = tuple(
     (
         name,
         f"{name}_removed",
-        _delete(table, "queue_no", "cbReceiptReference"),
+        _delete(table, *row._fields[:2]),
         _insert(table, row, verb="INSERT OR REPLACE"),
     )
     for name, table, row in (
         ("open_transactions", "OpenTransaction", OpenTransactionRow),
         ("failed_starts", "FailedStartTransaction", FailedTransactionRow),
         ("failed_finishes", "FailedFinishTransaction", FailedTransactionRow),
+        ("doubtful_starts", "DoubtfulStartTransaction", DoubtfulStartRow),
     )
 )
-"""Rows with the key (queue_no, cbReceiptReference), which also go away."""
+"""Rows whose key is their first two columns, which also go away."""
+
+_RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
 
 
 @lru_cache(maxsize=1024)
@@ -201,6 +206,8 @@ def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[S
         if rows := _gather(changes, name):
             last = {row[0]: row for row in rows}
             plan += _statements(kind, list(last.values()))
+    if rows := _gather(changes, "recovered"):
+        plan += _statements(_RECOVERED, list({row[:2]: row for row in rows}.values()))
     for name, removed, delete, insert in _TRANSACTIONS:
         final: dict[tuple[int, str], Any] = {}
         for change in changes:

@@ -40,6 +40,10 @@ class Failure(Exception):
     """The TSE cannot be reached, or its answer is lost."""
 
 
+class Lost(Failure):
+    """The answer is lost: the TSE has done what it was asked."""
+
+
 class Refusal(Exception):
     """The TSE answers, and refuses."""
 
@@ -85,7 +89,7 @@ class Tse:
         result: int = execute()
         if self.fault == (name, "after"):
             self.fault = None
-            raise Failure
+            raise Lost
         return result
 
     def _start(self, item: int, retry: bool) -> int:
@@ -120,6 +124,7 @@ class Model:
         self.open: dict[str, tuple[int, bool]] = {}  # number, whether an implicit receipt left it behind
         self.failed_starts: dict[str, int] = {}  # the row of the receipt, in the order of their moments
         self.failed_finishes: dict[str, int] = {}
+        self.doubts: dict[int, str] = {}  # rows of receipts whose start had no answer, and their references
         self.errors = 0
 
     def sign(self, case: int, flags: int, reference: str) -> tuple[int, str]:
@@ -180,10 +185,43 @@ class Model:
             self.failed_finishes[reference] = self.row
         return 2, ""
 
+    def _start(self, reference: str) -> int:
+        try:
+            return self.tse.start(self.row)
+        except Lost:
+            self.doubts[self.row] = reference
+            raise
+
+    def _compare(self) -> None:
+        """Forget what the TSE has not open, and end what starts without an answer have opened."""
+        on_tse = self.tse.list()
+        for key, (number, _) in list(self.open.items()):
+            if number not in on_tse:
+                del self.open[key]
+        strangers = on_tse - {number for number, _ in self.open.values()}
+        for row, reference in list(self.doubts.items()):
+            if strangers:
+                number = self.tse.start(row, retry=True)
+                key = f"{reference}#{number}"
+                self.open[key] = (number, True)
+                try:
+                    self.tse.finish(number, self.row)
+                except Refusal:
+                    pass
+                del self.open[key]
+            del self.doubts[row]
+
+    def _compare_if_needed(self) -> None:
+        if self.open or self.doubts:
+            try:
+                self._compare()
+            except Failure:
+                pass
+
     def _own(self, reference: str) -> str:
         """A transaction of the receipt itself; if only its finish fails, it stays behind as an orphan."""
         taken = reference in self.open
-        number = self.tse.start(self.row)
+        number = self._start(reference)
         key = f"{reference}#{number}" if taken else reference
         self.open[key] = (number, True)
         self.tse.finish(number, self.row)
@@ -223,7 +261,7 @@ class Model:
     def _step(self, case: int, reference: str) -> tuple[int, str]:
         if case == BEGIN:
             self._make_room(reference)
-            number = self.tse.start(self.row)
+            number = self._start(reference)
             self.open[reference] = (number, False)
             return 0, f"ST{number}"
         if case == FAIL:
@@ -242,6 +280,8 @@ class Model:
         return 0, f"{'UT' if case == UPDATE else 'DT'}{number}"
 
     def _special(self, case: int, reference: str) -> tuple[int, str]:
+        if case != START:
+            self._compare_if_needed()
         suffix = self._own(reference)
         if case == START:
             self.active = True
@@ -265,14 +305,13 @@ class Model:
                     self.open[f"{waiting}#{displaced}"] = (displaced, True)
                 self.open[waiting] = (self.tse.start(row, retry=True), False)
                 del self.failed_starts[waiting]
+                self.doubts.pop(row, None)
+            self._compare_if_needed()
         self.fail_count = self.late_count = 0
         return 0, suffix
 
     def _daily(self, flags: int, reference: str) -> tuple[int, str]:
-        on_tse = self.tse.list()
-        for key, (number, _) in list(self.open.items()):
-            if number not in on_tse:
-                del self.open[key]
+        self._compare()
         if self.open and flags & FAIL_ON_OPEN:
             raise Rejection("OPEN_TRANSACTIONS")
         for key, (number, _) in sorted(self.open.items(), key=lambda each: each[1][0]):
@@ -443,6 +482,7 @@ class QueueMachine(RuleBasedStateMachine):
         starts, finishes = store.failed_starts(row.queue_no), store.failed_finishes(row.queue_no)
         assert {each.cbReceiptReference for each in starts} == set(model.failed_starts)
         assert {each.cbReceiptReference for each in finishes} == set(model.failed_finishes)
+        assert len(store.doubtful_starts(row.queue_no)) == len(model.doubts)
         assert set(self.shop.open_on_tse()) == model.tse.open
 
 

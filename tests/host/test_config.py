@@ -99,9 +99,11 @@ def test_settings_under_every_spelling(
         ({"DisableDsfinvkExportReferences": True}, "it makes no DSFinV-K export"),
         ({"ExcludeDsfinvkOrders": 1}, "it makes no DSFinV-K export"),
         ({"EnableWAL": False}, "the journal is always in WAL mode"),
-        ({"scu-max-retries": 3}, "it asks a TSE once.* set it to 1"),
-        ({"scu-max-retries": 0}, "must be at least 1, or no TSE is ever asked"),
-        ({"scu-max-retries": "a few"}, "must be a whole number, not 'a few'"),
+        ({"scu-max-retries": 0}, "from 1 .asked once. to 10; with 0 no TSE is ever asked"),
+        ({"scu-max-retries": 11}, "from 1 .asked once. to 10"),
+        ({"scu-max-retries": "a few"}, "Expected `int`, got `str`"),
+        ({"scu-retry-delay-ms": -1}, "scu_retry_delay_ms must be from 0"),
+        ({"recovery_budget_s": -1}, "recovery_budget_s from 0"),
         (
             {"servicefolder": "/data"},
             "'servicefolder' is no key of this file: the data folder is given with --data",
@@ -120,7 +122,6 @@ def test_keys_that_ask_for_nothing_are_accepted(tmp_path: Path) -> None:
         "DisableDsfinvkExportReferences": False,
         "ExcludeDsfinvkOrders": 0,
         "EnableWAL": "true",
-        "scu-max-retries": "1",
     }
     assert set(asked) == set(keys.PENDING)
     assert settings_of(tmp_path, **asked) == QueueSettings()

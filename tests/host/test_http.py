@@ -65,6 +65,12 @@ class Fake:
     def status(self) -> dict[str, Any]:
         return {"status": "ok", "queues": []}
 
+    def diagnose(self) -> dict[str, Any]:
+        return {"ok": True}
+
+    def transactions(self) -> list[Any]:
+        return []
+
     def close(self) -> None:
         self.events.append("closed")
 

@@ -10,6 +10,7 @@ from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    DoubtfulStartRow,
     ExportState,
     FailedTransactionRow,
     JournalDEPartRow,
@@ -20,6 +21,7 @@ from fiskal.store import (
     QueueRow,
     Receipt,
     ReceiptRow,
+    RecoveredRow,
     ScuRow,
 )
 
@@ -143,6 +145,23 @@ def open_transaction(no: int = 1, reference: str = "A", number: int = 3) -> Open
 
 def failed(no: int = 1, reference: str = "A", number: int | None = None) -> FailedTransactionRow:
     return FailedTransactionRow(no, reference, number, START, guid("item"), "DEMO-1", "{}", guid("scu"))
+
+
+def doubtful(no: int = 1, name: str = "A") -> DoubtfulStartRow:
+    return DoubtfulStartRow(no, guid("doubt", name), name, START, "DEMO-1", guid("scu"))
+
+
+def recovered(no: int = 1, name: str = "A", delivered: str | None = None) -> RecoveredRow:
+    return RecoveredRow(
+        no,
+        guid("was", name),
+        name,
+        START,
+        '[{"Data":"ä"}]',
+        "F7:13:1",
+        guid("zero"),
+        delivered and guid(delivered),
+    )
 
 
 def scu(name: str = "scu", mode: int = 1) -> ScuRow:

@@ -14,6 +14,7 @@ from rows import (
     START,
     action,
     change,
+    doubtful,
     error_answer,
     export,
     export_part,
@@ -25,6 +26,7 @@ from rows import (
     queue,
     receipt,
     receipt_row,
+    recovered,
     scu,
 )
 
@@ -59,6 +61,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.queues: dict[int, Any] = {}
         self.open: dict[tuple[int, str], Any] = {}
         self.failed: tuple[dict[tuple[int, str], Any], ...] = ({}, {})
+        self.doubts: dict[tuple[int, str], Any] = {}
+        self.recovered: dict[tuple[int, str], Any] = {}
         self.scus: dict[str, Any] = {}
         self.master_data: dict[int, Any] = {}
         self.exports: dict[tuple[int, int], JournalDERow] = {}
@@ -148,6 +152,21 @@ class StoreMachine(RuleBasedStateMachine):
             for table in self.failed:
                 table[no, failure.cbReceiptReference] = failure
         self.scus[guid(str(no))] = scu(str(no), number)
+
+    @rule(no=QUEUES, removed=st.lists(REFERENCES), added=st.lists(REFERENCES))
+    def doubt(self, no: int, removed: list[str], added: list[str]) -> None:
+        gone = [doubtful(no, name)[:2] for name in removed]
+        come = [doubtful(no, name) for name in added]
+        self.store.commit(change(doubtful_starts_removed=gone, doubtful_starts=come))
+        for key in gone:
+            self.doubts.pop(key, None)
+        self.doubts.update({row[:2]: row for row in come})
+
+    @rule(no=QUEUES, names=st.lists(st.tuples(REFERENCES, st.sampled_from([None, "zero"]))))
+    def recover(self, no: int, names: list[tuple[str, str | None]]) -> None:
+        rows = [recovered(no, name, delivered) for name, delivered in names]
+        self.store.commit(change(recovered=rows))
+        self.recovered.update({row[:2]: row for row in rows})
 
     @rule(no=QUEUES, name=REFERENCES)
     def describe(self, no: int, name: str) -> None:
@@ -255,6 +274,12 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.unanswered_items(no) == [row.item for row in stored if row.answer is None]
             receipts = [row for key, row in self.receipts.items() if key[0] == no]
             assert list(self.store.iter_receipts_by_number(no)) == receipts
+            assert {row[:2]: row for row in self.store.doubtful_starts(no)} == {
+                key: row for key, row in self.doubts.items() if key[0] == no
+            }
+            assert {row[:2]: row for row in self.store.undelivered(no)} == {
+                key: row for key, row in self.recovered.items() if key[0] == no and row.DeliveredBy is None
+            }
             for read, table in (
                 (self.store.open_transactions, self.open),
                 (self.store.failed_starts, self.failed[0]),

@@ -38,7 +38,7 @@ def test_a_second_opening_is_refused(path: Path) -> None:
         code = f"from fiskal.store import SqliteStore; SqliteStore({str(path)!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 0
-        assert "StoreError: the store is already open" in done.stderr
+        assert "StoreLocked: the store is already open" in done.stderr
     SqliteStore(path).close()
 
 
@@ -224,14 +224,31 @@ def versions(path: Path) -> list[tuple[int, str]]:
     return rows
 
 
+SHIPPED = [(number, made.__name__.lstrip("_")) for number, made in enumerate(schema.MIGRATIONS, 1)]
+
+
 def test_migrations_run_once_in_order_and_keep_the_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(path, 3)
-    assert versions(path) == RELEASED
+    assert versions(path) == SHIPPED
     monkeypatch.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
     for _ in range(2):
         with SqliteStore(path) as store:
             assert len(list(store.iter_items(1))) == 3
-    assert versions(path) == [*RELEASED, (3, "add_notes")]
+    assert versions(path) == [*SHIPPED, (len(SHIPPED) + 1, "add_notes")]
+
+
+@pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS)))
+def test_a_store_of_every_older_version_is_brought_up_to_date(
+    path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sqlite, "MIGRATIONS", schema.MIGRATIONS[:version])
+        filled(path, 3)
+    with SqliteStore(path) as store:
+        assert len(list(store.iter_items(1))) == 3
+        store.commit(accepted(1, 4))
+        assert len(store.unanswered_items(1)) == 1
+    assert versions(path) == SHIPPED
 
 
 def test_a_migration_that_fails_leaves_the_old_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +257,7 @@ def test_a_migration_that_fails_leaves_the_old_version(path: Path, monkeypatch: 
         patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes, _break))
         with pytest.raises(RuntimeError, match="power cut"):
             SqliteStore(path)
-    assert versions(path) == RELEASED
+    assert versions(path) == SHIPPED
     with SqliteStore(path) as store:
         assert len(list(store.iter_items(1))) == 3
     connection = sqlite3.connect(path)
@@ -259,5 +276,7 @@ def test_a_newer_schema_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) 
     with monkeypatch.context() as patched:
         patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
         SqliteStore(path).close()
-    with pytest.raises(StoreError, match="schema version 3, this fiskal knows up to 2"):
+    with pytest.raises(
+        StoreError, match=f"schema version {len(SHIPPED) + 1}, this fiskal knows up to {len(SHIPPED)}"
+    ):
         SqliteStore(path)

@@ -40,6 +40,7 @@ class FaultyScu:
     """Passes every call on, unless told to fail it before or after the TSE has executed it."""
 
     in_process = True
+    deduplicates = True
 
     def __init__(self, scu: Scu) -> None:
         self.scu = scu
@@ -50,6 +51,8 @@ class FaultyScu:
         self._after: list[tuple[str, BaseException]] = []
         self._ignored: dict[str, int] = {}
         self.down: Exception | None = None
+        self._countdown: int | None = None
+        self._countdown_fault: tuple[BaseException, bool] | None = None
 
     def fail_before(self, method: str, error: BaseException) -> None:
         self._before.append((method, error))
@@ -60,6 +63,26 @@ class FaultyScu:
     def ignore(self, method: str, calls: int) -> None:
         """Let so many calls of a method pass before its faults count."""
         self._ignored[method] = calls
+
+    def fail_nth(self, number: int, error: BaseException, *, after: bool = False) -> None:
+        """Fail the call that comes after ``number`` others from here."""
+        self._countdown = number
+        self._countdown_fault = (error, after)
+
+    def calm(self) -> None:
+        """Fail no more."""
+        self.down = self._countdown = None
+        self._before.clear()
+        self._after.clear()
+
+    def _count_down(self) -> tuple[BaseException, bool] | None:
+        if self._countdown is None:
+            return None
+        self._countdown -= 1
+        if self._countdown >= 0:
+            return None
+        self._countdown = None
+        return self._countdown_fault
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         target = getattr(self.scu, method)
@@ -72,8 +95,13 @@ class FaultyScu:
             if self._ignored.get(method, 0) > 0:
                 self._ignored[method] -= 1
                 return target(*args)
+            fault, after = self._count_down() or (None, False)
+            if fault is not None and not after:
+                raise fault
             self._raise(self._before, method)
             result = target(*args, **options)
+            if fault is not None:
+                raise fault
             self._raise(self._after, method)
             return result
 

@@ -8,7 +8,7 @@ from fiskal.errors import ReceiptRejected
 from fiskal.germany import notifications
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
-from fiskal.queue.receipts import transactions
+from fiskal.queue.receipts import reconcile, transactions
 from fiskal.queue.work import Action, Outcome, Work
 from fiskal.scu.errors import TseRejected
 
@@ -33,11 +33,7 @@ def daily(work: Work) -> Outcome:
 
 
 def _daily(work: Work) -> Outcome:
-    info = work.tse_info()
-    on_tse = set(info.current_started_transaction_numbers)
-    for row in work.open_transactions():
-        if row.TransactionNumber not in on_tse:
-            transactions.drop(work, row)
+    reconcile.compare(work)
     still_open = work.open_transactions()
     if still_open and work.flags & ReceiptFlag.FAIL_ON_OPEN_TRANSACTIONS:
         raise ReceiptRejected(
@@ -95,6 +91,7 @@ def migration(work: Work) -> Outcome:
 
 def monthly_or_yearly(work: Work) -> Outcome:
     """Sign and journal. Open transactions stay open: only a daily closing ends the business of a day."""
+    reconcile.if_needed(work)
     start, finish, text = work.special_transaction()
     updates: dict[str, Any] = {}
     work.actions.append(_journal(work, finish.transaction_number, -1, updates))

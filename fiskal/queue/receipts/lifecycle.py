@@ -73,16 +73,16 @@ def connect(work: Work) -> Connection:
     With the flag client-id-only the TSE must be in operation already. Every step may be repeated. Raises
     ScuError or NotInitialized.
     """
-    scu = work.binding.scu
+    scu = work.scu
     client_id = work.state.cash_box_identification
     if not work.flags & ReceiptFlag.CLIENT_ONLY:
-        scu.set_tse_state(TseState(current_state=TseStates.INITIALIZED), work.deadline())
+        scu.set_tse_state(TseState(current_state=TseStates.INITIALIZED))
     if work.tse_info().current_state != TseStates.INITIALIZED:
         raise NotInitialized(
             "TSE device is not in awaited lifecycle state 'Initialized'. Can not process 'Initial Operations "
             "Receipt'."
         )
-    scu.register_client_id(RegisterClientIdRequest(client_id=client_id), work.deadline())
+    scu.register_client_id(RegisterClientIdRequest(client_id=client_id))
     start_response, finish, text = work.special_transaction()
     info = _info_after(work)
     return Connection(
@@ -189,10 +189,10 @@ def _check_nobody_else(work: Work) -> None:
 
 def _deregister(work: Work, terminate: bool) -> None:
     """After the signature everything is best effort: the receipt stands whatever happens here."""
-    scu = work.binding.scu
+    scu = work.scu
     try:
         left = scu.unregister_client_id(
-            UnregisterClientIdRequest(client_id=work.state.cash_box_identification), work.deadline()
+            UnregisterClientIdRequest(client_id=work.state.cash_box_identification)
         ).client_ids
         if not terminate:
             return
@@ -201,7 +201,7 @@ def _deregister(work: Work, terminate: bool) -> None:
                 Action(None, f"The TSE was not terminated: it is also used by {', '.join(left)}.")
             )
             return
-        scu.set_tse_state(TseState(current_state=TseStates.TERMINATED), work.deadline())
+        scu.set_tse_state(TseState(current_state=TseStates.TERMINATED))
     except ScuError as error:
         _log.warning("the TSE did not let queue %s go: %s", work.state.queue_id, error)
         work.actions.append(Action(None, f"The TSE did not deregister the client: {error}"))

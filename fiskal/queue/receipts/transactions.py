@@ -207,14 +207,13 @@ def close_open(work: Work) -> list[SignaturItem]:
     return closed
 
 
-def drop(work: Work, row: OpenTransactionRow) -> None:
+def drop(work: Work, row: OpenTransactionRow, what: str = "open transaction") -> None:
     """Remove a row whose transaction the TSE does not have open, and journal that."""
     work.effects.open[row.cbReceiptReference] = None
     work.actions.append(
         Action(
             DROPPED,
-            f"Removed open transaction {row.TransactionNumber} from the database, which was not open on the "
-            "TSE anymore.",
+            f"Removed {what} {row.TransactionNumber} from the database, which was not open on the TSE anymore.",
             open_transaction_json(row),
             priority=-1,
         )

@@ -1,0 +1,106 @@
+"""What the queue believes to be open on the TSE, compared with the TSE's own list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Final
+
+from fiskal.germany import notifications
+from fiskal.queue.receipts import transactions
+from fiskal.queue.work import Action, Work
+from fiskal.scu.contract import TseInfo
+from fiskal.scu.errors import ScuError, TseRejected
+from fiskal.store.interface import DoubtfulStartRow
+
+_log = logging.getLogger("fiskal.queue")
+
+DOUBTFUL: Final = "4445000020000000-DoubtfulStart"
+"""Type of the journal entry that says what became of a start whose answer was lost."""
+
+MOST_DOUBTS: Final = 50
+"""Starts that one receipt looks after; the next one goes on."""
+
+
+def compare(work: Work) -> TseInfo:
+    """Ask the TSE what is open there, drop the rows of what is not, and settle the starts without an answer.
+
+    The only thing signed is the end of a transaction that a lost start has left behind. Raises ScuError.
+    """
+    info = work.tse_info()
+    on_tse = set(info.current_started_transaction_numbers)
+    for row in work.open_transactions():
+        if row.TransactionNumber not in on_tse:
+            transactions.drop(work, row)
+    _settle(work, on_tse)
+    return info
+
+
+def if_needed(work: Work) -> None:
+    """Compare, unless there is nothing that could differ. The receipt does not depend on it: if the TSE fails
+    here, the next one compares."""
+    if work.open_transactions() or work.doubtful_starts():
+        try:
+            compare(work)
+        except ScuError as error:
+            _log.warning("queue %s: no comparison with the TSE: %s", work.state.queue_id, error)
+
+
+def _settle(work: Work, on_tse: Collection[int]) -> None:
+    """Find out about starts that nobody will finish; those a zero receipt makes good are good by now.
+
+    What is open on the TSE and known to no queue may be theirs.
+    """
+    doubts = work.doubtful_starts()[:MOST_DOUBTS]
+    if not doubts:
+        return
+    known = {row.TransactionNumber for row in work.open_transactions()}
+    strangers = sorted(set(on_tse) - known - work.lookups.open_elsewhere(work.binding.scu_id))
+    recognised = getattr(work.binding.scu, "deduplicates", False)
+    for row in doubts:
+        if strangers and recognised:
+            if not _end(work, row):
+                continue
+        elif strangers:
+            _journal(
+                work,
+                f"The start for queue item {row.ftQueueItemId} had no answer. {len(strangers)} transactions are "
+                "open on the TSE that no queue of this host knows; one of them may be its.",
+                strangers,
+            )
+        work.effects.doubtful_starts[row.ftQueueItemId] = None
+        work.persist()
+
+
+def _end(work: Work, row: DoubtfulStartRow) -> bool:
+    """Let the SCU say which transaction the start opened, and end it. False if the TSE refuses.
+
+    An SCU that has never heard of the start opens one now: that is ended all the same.
+    """
+    try:
+        started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
+        number = started.transaction_number
+    except TseRejected as error:
+        _log.warning("the start for queue item %s stays in doubt: %s", row.ftQueueItemId, error)
+        return False
+    key = f"{row.cbReceiptReference}#{number}"
+    work.note_open(key, started, implicit=True)
+    work.persist()
+    try:
+        work.abort(number)
+    except TseRejected as error:
+        _log.warning("transaction %d was closed elsewhere: %s", number, error)
+        work.effects.open[key] = None
+        return True
+    work.effects.open[key] = None
+    _journal(
+        work,
+        f"Transaction {number}, whose start for queue item {row.ftQueueItemId} had no answer, was closed as "
+        "aborted.",
+        [number],
+    )
+    return True
+
+
+def _journal(work: Work, message: str, numbers: list[int]) -> None:
+    work.actions.append(Action(DOUBTFUL, message, notifications.to_json(numbers)))
