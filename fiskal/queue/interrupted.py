@@ -219,17 +219,16 @@ def _remembering(
         found = [
             number
             for number in info.current_started_transaction_numbers
-            if own is None or number < own.transaction_number
+            if own is None or number < own.transaction_number or number in numbers
         ]
         found += [
             number
             for number in numbers
             if number not in found and _aborted(recalls, item_id, client_id, number, deadline)
         ]
-        info = msgspec.structs.replace(info, current_started_transaction_numbers=found)
     except ScuError as error:
         raise Undecidable(str(error)) from error
-    return RememberingScu(scu, recalls, info, deadline)
+    return RememberingScu(scu, recalls, info, found, deadline)
 
 
 def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> bool:
@@ -255,10 +254,13 @@ class RememberingScu:
 
     in_process = True
 
-    def __init__(self, scu: Scu, recalls: Recalls, info: TseInfo, deadline: Deadline) -> None:
+    def __init__(
+        self, scu: Scu, recalls: Recalls, info: TseInfo, open_numbers: list[int], deadline: Deadline
+    ) -> None:
         self._scu = scu
         self._recalls = recalls
         self._info = info
+        self._open = open_numbers
         self._deadline = deadline
         self._started: set[int] = set()
         self._signed = False
@@ -293,12 +295,15 @@ class RememberingScu:
 
     def _refusal(self, number: int) -> Exception:
         """Why a call was not executed: the TSE refused it, or the receipt did not come to it."""
-        if number in self._started or number in self._info.current_started_transaction_numbers:
+        if number in self._started or number in self._open:
             return NotExecuted(f"transaction {number} was not continued")
         return transaction_not_open(number)
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
-        return self._info
+        """The TSE as it was when the receipt had come to here, with what it had started by then."""
+        started = self._started.intersection(self._info.current_started_transaction_numbers)
+        numbers = [*self._open, *sorted(started.difference(self._open))]
+        return msgspec.structs.replace(self._info, current_started_transaction_numbers=numbers)
 
     def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
         if request.current_state == self._info.current_state:

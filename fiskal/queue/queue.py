@@ -663,9 +663,9 @@ class Queue:
             receipt_case = _receipt_case(item)
         else:
             receipt_case = work.request.receipt_case
-            work.effects.keep_finished()
+            work.effects.keep_facts()
             signed = work.calls
-            orphans = [row for row in work.effects.open.values() if row is not None]
+            orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
             for row in orphans:
                 try:
                     found.append(recall.close_orphan(work, row.TransactionNumber))
@@ -767,7 +767,7 @@ class Queue:
             if not closes and work.calls is not None:
                 kind = interrupted.Kind.SIGNED
                 found.append(f"The TSE had signed it: {work.calls}.")
-        work.effects.keep_finished()
+        work.effects.keep_facts()
         if closes:
             known = {row.TransactionNumber for row in self._transactions.open.values()}
             found += [

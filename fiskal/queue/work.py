@@ -149,11 +149,11 @@ class Effects:
         self.failed_starts.clear()
         self.failed_finishes.clear()
 
-    def keep_finished(self) -> None:
-        """Keep what a receipt did that will have no answer; what it made good for others, others do again."""
-        for reference in (*self.failed_starts, *self.failed_finishes):
+    def keep_facts(self) -> None:
+        """Keep what a receipt did on the TSE that will have no answer. Only finishes that it made good for others
+        are left to be made good again, because their signatures have to stand in an answer."""
+        for reference in self.failed_finishes:
             self.open.pop(reference, None)
-        self.failed_starts.clear()
         self.failed_finishes.clear()
 
     def apply(self, transactions: Transactions) -> None:
