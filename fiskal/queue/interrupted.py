@@ -144,6 +144,12 @@ def journal(message: str, questions: list[Question], item_id: str | None = None)
     return Action(JOURNAL_TYPE, message, notifications.to_json(data), item_id=item_id)
 
 
+def signed_itself(calls: str | None) -> bool:
+    """Did the TSE finish a transaction that the same receipt had started (``S7:13:<ticks> F7:14:<ticks>``)?"""
+    words = [word.partition(":")[0] for word in (calls or "").split()]
+    return any(f"F{word[1:]}" in words for word in words if word[0] == "S")
+
+
 class Recall:
     """One pass over interrupted items: the SCUs of the host, asked for what they remember.
 

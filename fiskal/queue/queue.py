@@ -673,9 +673,8 @@ class Queue:
                     found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
                 else:
                     work.effects.open[row.cbReceiptReference] = None
-            kind = None
-            if signed is not None and not orphans:
-                kind = interrupted.Kind.SIGNED
+            kind = interrupted.Kind.SIGNED if interrupted.signed_itself(signed) else None
+            if signed is not None:
                 found.append(f"The TSE had executed {signed}.")
             self._note(work, item, kind, " ".join(found))
         self._store_error(item, receipt_case, INTERRUPTED, work, _interrupted)
