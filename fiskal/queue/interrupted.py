@@ -66,7 +66,7 @@ from fiskal.scu.contract import (
 )
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.scu.refusals import transaction_not_open
-from fiskal.store.interface import OpenTransactionRow
+from fiskal.store.interface import DoubtfulStartRow, OpenTransactionRow
 
 START_UP_S: Final = 10.0
 """How long the queues of a host that starts may wait for TSEs in all, to decide what was interrupted."""
@@ -144,6 +144,12 @@ def journal(message: str, questions: list[Question], item_id: str | None = None)
     return Action(JOURNAL_TYPE, message, notifications.to_json(data), item_id=item_id)
 
 
+def signed_itself(calls: str | None) -> bool:
+    """Did the TSE finish a transaction that the same receipt had started (``S7:13:<ticks> F7:14:<ticks>``)?"""
+    words = [word.partition(":")[0] for word in (calls or "").split()]
+    return any(f"F{word[1:]}" in words for word in words if word[0] == "S")
+
+
 class Recall:
     """One pass over interrupted items: the SCUs of the host, asked for what they remember.
 
@@ -155,11 +161,15 @@ class Recall:
         self.deadline = deadline
 
     def bindings_for(
-        self, item_id: str, client_id: str, rows: list[OpenTransactionRow]
+        self,
+        item_id: str,
+        client_id: str,
+        rows: list[OpenTransactionRow],
+        doubts: list[DoubtfulStartRow],
     ) -> Callable[[str], ScuBinding | None]:
         """The same SCUs, but such that only remember what they did for one item.
 
-        ``rows`` are the open transactions of the queue as stored.
+        ``rows`` are the open transactions of the queue as stored, ``doubts`` its starts whose answer was lost.
         """
 
         def remembering(scu_id: str) -> ScuBinding | None:
@@ -169,7 +179,8 @@ class Recall:
 
             def connect() -> Scu:
                 numbers = [row.TransactionNumber for row in rows if row.scu_id == scu_id]
-                return cast(Scu, _remembering(real, self.deadline, item_id, client_id, numbers))
+                lost = [row for row in doubts if row.scu_id == scu_id and row.ftQueueItemId != item_id]
+                return cast(Scu, _remembering(real, self.deadline, item_id, client_id, numbers, lost))
 
             binding = ScuBinding(scu_id, connect, real.row)
             binding.info, binding.certification_id = real.info, real.certification_id
@@ -203,7 +214,12 @@ class Recall:
 
 
 def _remembering(
-    real: ScuBinding, deadline: Deadline, item_id: str, client_id: str, numbers: list[int]
+    real: ScuBinding,
+    deadline: Deadline,
+    item_id: str,
+    client_id: str,
+    numbers: list[int],
+    doubts: list[DoubtfulStartRow],
 ) -> RememberingScu:
     """Raises Undecidable if the SCU cannot be asked now or keeps no record."""
     try:
@@ -215,21 +231,29 @@ def _remembering(
             StartTransactionRequest(client_id=client_id, queue_item_id=item_id), deadline
         )
         info = scu.get_tse_info(deadline)
+        for doubt in doubts:
+            lost = recalls.recall_start(
+                StartTransactionRequest(
+                    client_id=doubt.CashBoxIdentification, queue_item_id=doubt.ftQueueItemId
+                ),
+                deadline,
+            )
+            if lost is not None:
+                numbers.append(lost.transaction_number)
         # As it was when the item began: without its own and what others started since, with what it closed.
         found = [
             number
             for number in info.current_started_transaction_numbers
-            if own is None or number < own.transaction_number
+            if own is None or number < own.transaction_number or number in numbers
         ]
         found += [
             number
             for number in numbers
             if number not in found and _aborted(recalls, item_id, client_id, number, deadline)
         ]
-        info = msgspec.structs.replace(info, current_started_transaction_numbers=found)
     except ScuError as error:
         raise Undecidable(str(error)) from error
-    return RememberingScu(scu, recalls, info, deadline)
+    return RememberingScu(scu, recalls, info, found, deadline)
 
 
 def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> bool:
@@ -255,11 +279,15 @@ class RememberingScu:
 
     in_process = True
 
-    def __init__(self, scu: Scu, recalls: Recalls, info: TseInfo, deadline: Deadline) -> None:
+    def __init__(
+        self, scu: Scu, recalls: Recalls, info: TseInfo, open_numbers: list[int], deadline: Deadline
+    ) -> None:
         self._scu = scu
         self._recalls = recalls
         self._info = info
+        self._open = open_numbers
         self._deadline = deadline
+        self.deduplicates = bool(getattr(scu, "deduplicates", False))
         self._started: set[int] = set()
         self._signed = False
 
@@ -293,12 +321,15 @@ class RememberingScu:
 
     def _refusal(self, number: int) -> Exception:
         """Why a call was not executed: the TSE refused it, or the receipt did not come to it."""
-        if number in self._started or number in self._info.current_started_transaction_numbers:
+        if number in self._started or number in self._open:
             return NotExecuted(f"transaction {number} was not continued")
         return transaction_not_open(number)
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
-        return self._info
+        """The TSE as it was when the receipt had come to here, with what it had started by then."""
+        started = self._started.intersection(self._info.current_started_transaction_numbers)
+        numbers = [*self._open, *sorted(started.difference(self._open))]
+        return msgspec.structs.replace(self._info, current_started_transaction_numbers=numbers)
 
     def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
         if request.current_state == self._info.current_state:

@@ -777,7 +777,10 @@ class Queue:
         question = self._questions.get(item.request)
         asked = item.ftQueueItemId if question is None or not question.repeatable else question.item
         bindings = recall.bindings_for(
-            asked, self._state.cash_box_identification, list(self._transactions.open.values())
+            asked,
+            self._state.cash_box_identification,
+            list(self._transactions.open.values()),
+            list(self._transactions.doubtful_starts.values()),
         )
         lookups = self._lookups._replace(binding=bindings)
         settings = msgspec.structs.replace(
@@ -795,7 +798,7 @@ class Queue:
         else:
             receipt_case = work.request.receipt_case
             signed = work.calls
-            orphans = [row for row in work.effects.open.values() if row is not None]
+            orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
             for row in orphans:
                 try:
                     found.append(recall.close_orphan(work, row.TransactionNumber))
@@ -803,9 +806,8 @@ class Queue:
                     found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
                 else:
                     work.effects.open[row.cbReceiptReference] = None
-            kind = None
-            if signed is not None and not orphans:
-                kind = interrupted.Kind.SIGNED
+            kind = interrupted.Kind.SIGNED if interrupted.signed_itself(signed) else None
+            if signed is not None:
                 found.append(f"The TSE had executed {signed}.")
             self._note(work, item, kind, " ".join(found))
         self._store_error(item, receipt_case, INTERRUPTED, work, _interrupted)

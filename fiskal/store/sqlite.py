@@ -214,8 +214,11 @@ class SqliteStore:
             if queue_no not in last:
                 last[queue_no] = self._last_row(queue_no)
             if row == last[queue_no] + 1:
-                change.items.append(item)
                 last[queue_no] = row
+                if self.item(item.ftQueueItemId) is None:
+                    change.items.append(item)
+                else:  # the check of the journal says more; it must be possible to open it for that
+                    _log.error("%s: row %d of queue %d stands in another place", self.path, row, queue_no)
             elif row > last[queue_no]:
                 _log.error(
                     "%s: row %d of queue %d was accepted after rows that the journal does not have: was an older "

@@ -184,6 +184,24 @@ def test_a_zero_receipt_that_left_failed_mode_gets_its_answer(shop: Shop) -> Non
     check(shop, 0)
 
 
+def test_a_zero_receipt_that_was_interrupted_keeps_what_it_started(shop: Shop) -> None:
+    """A finish in failed mode must not take a start for one that never reached the TSE."""
+    shop.tse.down = DOWN
+    shop.send(0x08, "A")
+    shop.send(0x08, "B")
+    shop.tse.down = None
+    shop.tse.ignore("start_transaction", 2)  # its own, and A's
+    die(shop, "start_transaction", after=False, send=lambda: zero(shop))
+    assert shop.open_on_tse() == [3]
+    assert shop.open_references() == ["A"]
+    assert shop.sale("A", flow="explicit")["ftState"] == DE + 2
+    again = zero(shop)
+    assert again["ftReceiptIdentification"].endswith("#IT2")  # its own transaction was signed
+    assert again["ftState"] == DE
+    assert shop.open_references() == ["B"]
+    check(shop, 1)
+
+
 @pytest.mark.parametrize(
     ("flag", "state"), [(0x1_0000, 8), (0x8_0000, 0)], ids=["late signing", "handwritten"]
 )

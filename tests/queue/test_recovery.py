@@ -123,8 +123,12 @@ def test_wherever_a_recovery_breaks_off_each_signature_stands_in_one_answer(
         try:
             answers.append(zero(shop))
         except Death:
-            errors += 1
             shop.reopen()
+            completed = shop.send(0x02 | 0x8000_0000_0000, "Z")  # the register asks for its answer
+            if completed is not None and completed not in answers:
+                answers.append(completed)
+            else:
+                errors += 1
     assert [amount for answer in answers for amount in paid(answer)] == ["1.00:Bar", "2.00:Bar"]
     assert sum(map(started, answers)) == 2
     assert [name for name in shop.open_references() if name.startswith("S")] == ["S-0", "S-1"]

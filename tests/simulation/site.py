@@ -135,6 +135,7 @@ class Way:
     """The way from the queues to one TSE: calls fail, get lost, come late or find the SCU restarted."""
 
     in_process = True
+    deduplicates = True
 
     def __init__(self, site: Site, scu_id: str, name: str, *, forgetful: bool, remembers: bool) -> None:
         self.site = site

@@ -15,7 +15,7 @@ import pytest
 from rows import accepted, completed, guid, item
 
 from fiskal.errors import StoreError
-from fiskal.store import SqliteStore, schema, sqlite
+from fiskal.store import Change, SqliteStore, schema, sqlite
 
 
 def filled(path: Path, rows: int = 300) -> None:
@@ -35,7 +35,7 @@ def test_a_second_opening_is_refused(path: Path) -> None:
     with SqliteStore(path):
         with pytest.raises(StoreError, match=r"already open: .*\.lock is locked"):
             SqliteStore(path)
-        code = f"from fiskal.store import SqliteStore; SqliteStore({str(path)!r})"
+        code = f"from fiskal.store import Change, SqliteStore; SqliteStore({str(path)!r})"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         assert done.returncode != 0
         assert "StoreLocked: the store is already open" in done.stderr
@@ -83,7 +83,7 @@ def test_read_only_is_said(path: Path, tmp_path: Path, what: str) -> None:
     target.chmod(mode)
     for parent in tmp_path.parents[:2]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    code = f"from fiskal.store import SqliteStore; SqliteStore({str(path)!r})"
+    code = f"from fiskal.store import Change, SqliteStore; SqliteStore({str(path)!r})"
     as_user = ["setpriv", "--reuid=65534", "--clear-groups"] if os.getuid() == 0 else []
     if (
         as_user
@@ -202,6 +202,20 @@ def test_a_closed_store_is_one_file(path: Path, tmp_path: Path) -> None:
     copy.write_bytes(path.read_bytes())
     with SqliteStore(copy) as store:
         assert store.item(guid("item", 1, 1)) is not None
+
+
+def test_a_row_that_was_moved_does_not_keep_the_store_from_opening(path: Path) -> None:
+    with SqliteStore(path) as store:
+        change = Change()
+        change.accepted.append(item(1, 1))
+        store.commit(change)
+    with SqliteStore(path) as store:
+        assert [found.item for found in store.iter_items_by_row(1)] == [item(1, 1)]
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("UPDATE ftQueueItem SET queue_no = 2")
+    connection.close()
+    with SqliteStore(path) as store:
+        assert list(store.iter_items_by_row(1)) == []
 
 
 def _add_notes(db: schema.Database) -> None:

@@ -68,8 +68,8 @@ def _settle(work: Work, on_tse: Collection[int]) -> None:
                 "open on the TSE that no queue of this host knows; one of them may be its.",
                 strangers,
             )
+        # Durable with the answer that says so: a receipt that is interrupted before it settles them once more.
         work.effects.doubtful_starts[row.ftQueueItemId] = None
-        work.persist()
 
 
 def _end(work: Work, row: DoubtfulStartRow) -> bool:
@@ -85,7 +85,6 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
         return False
     key = f"{row.cbReceiptReference}#{number}"
     work.note_open(key, started, implicit=True)
-    work.persist()
     try:
         work.abort(number)
     except TseRejected as error:

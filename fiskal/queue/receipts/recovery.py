@@ -79,8 +79,8 @@ def deliver(work: Work) -> list[SignaturItem]:
     items: list[SignaturItem] = []
     for row in sorted(work.undelivered(), key=lambda row: (row.tse_calls[:1] != "F", row.Moment)):
         items += msgspec.json.decode(row.Signatures, type=list[SignaturItem])
-        if row.RecoveredBy != work.item_id:
-            work.note_calls(row.tse_calls)
+        if not set(row.tse_calls.split()) <= set((work.calls or "").split()):
+            work.note_calls(row.tse_calls)  # of an earlier receipt, or of this one before it was interrupted
         work.effects.recovered[row.ftQueueItemId] = row._replace(DeliveredBy=work.item_id)
     return items
 
