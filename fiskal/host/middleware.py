@@ -46,7 +46,7 @@ Bytes = bytes | bytearray | memoryview
 
 def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Scu:
     """The driver ``software``: the embedded TSE for development and testing, in ``folder``."""
-    allowed = {"curve", "durable", "log_version", "rehearse"}
+    allowed = {"admin_pin", "curve", "durable", "log_version", "rehearse", "updates"}
     unknown = sorted(set(options) - allowed)
     if unknown:
         raise ConfigurationError(

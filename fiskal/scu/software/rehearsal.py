@@ -13,17 +13,18 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
 from fiskal.errors import ConfigurationError
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
-from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict
+from fiskal.scu.driver import Call, Driver, Selection, Signed, Turn
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
-from fiskal.scu.refusals import certificate_expired
+from fiskal.scu.refusals import certificate_expired, secure_state
 from fiskal.scu.service_time import Sampler, ServiceTime, sampler
 from fiskal.scu.software.folder import FolderLock
+from fiskal.scu.software.forwarding import ForwardingDriver
 from fiskal.scu.software.limits import Limits
 from fiskal.scu.software.tse import SoftwareTse
 from fiskal.tse.tar import Sink
@@ -52,6 +53,7 @@ FaultKind = Literal[
     "certificate_expired",
     "time_not_set",
     "secure_state",
+    "self_test_fails",
 ]
 FAULT_KINDS: Final[dict[FaultKind, tuple[frozenset[str], str]]] = {
     "unreachable": (_ALL, "the TSE cannot be reached: nothing is executed"),
@@ -63,7 +65,11 @@ FAULT_KINDS: Final[dict[FaultKind, tuple[frozenset[str], str]]] = {
         "the TSE starts no transaction: its certificate has expired",
     ),
     "time_not_set": (TRANSACTIONS, "the TSE refuses: its time is not set"),
-    "secure_state": (_SIGNING, "the TSE refuses: a self test failed"),
+    "secure_state": (_SIGNING, "the TSE refuses: it is in the secure state"),
+    "self_test_fails": (
+        frozenset({"self_test"}),
+        "the self test fails; the TSE is in the secure state until one passes",
+    ),
 }
 """What each kind happens to when a fault names no operation, and what it is."""
 
@@ -83,7 +89,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def operations(self) -> frozenset[str]:
         """The operations it happens to."""
-        if self.operation is None:
+        if self.operation is None or self.kind == "self_test_fails":
             return FAULT_KINDS[self.kind][0]
         if self.operation == "transaction":
             return TRANSACTIONS
@@ -169,30 +175,27 @@ def merge(base: Rehearsal, over: Rehearsal | None) -> Rehearsal:
 _T = TypeVar("_T")
 
 
-class RehearsedTse:
+class RehearsedTse(ForwardingDriver):
     """A :class:`fiskal.scu.driver.Driver` before the software TSE that plays a device.
 
     It counts as one outside this process: to call it is to wait. The waiting is a sleep without the
-    interpreter's lock. A call whose time is longer than its deadline is executed all the same, is answered
-    with ``OutcomeUnknown``, and keeps the TSE busy until its time is over. ``monotonic`` and ``sleep`` are for
-    simulations. Raises :class:`fiskal.errors.ConfigurationError` for a rehearsal that cannot be.
+    interpreter's lock. ``inner`` is what stands before the TSE already. A call whose time is longer than its
+    deadline is executed all the same, is answered with ``OutcomeUnknown``, and keeps the TSE busy until its
+    time is over. ``monotonic`` and ``sleep`` are for simulations. Raises
+    :class:`fiskal.errors.ConfigurationError` for a rehearsal that cannot be.
     """
-
-    key_in_process = False
-    remembers_calls = True
-    needs_open_numbers = False
-    terminates_uninitialized = SoftwareTse.terminates_uninitialized
-    filters_exports = SoftwareTse.filters_exports
-    erases_with_open_transactions = SoftwareTse.erases_with_open_transactions
 
     def __init__(
         self,
         tse: SoftwareTse,
         rehearsal: Rehearsal | None = None,
         *,
+        inner: Driver | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        super().__init__(tse if inner is None else inner)
+        self.key_in_process = False
         self.tse = tse
         self._options = convert(rehearsal or Rehearsal())
         self._given_limits = tse.limits
@@ -292,6 +295,8 @@ class RehearsedTse:
         fault = self._fault(operation)
         if fault == "unreachable":
             raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. This is rehearsed.")
+        if fault == "self_test_fails":
+            action = self._fail_self_test
         sample = self._samplers.get(operation)
         end = begin + (0.0 if sample is None else sample())
         self._free_at = end
@@ -318,37 +323,38 @@ class RehearsedTse:
             self._sleep(seconds)
 
     def start(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("start", deadline, lambda: self.tse.start(call, deadline))
+        return self._call("start", deadline, lambda: self.inner.start(call, deadline))
 
     def update(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("update", deadline, lambda: self.tse.update(call, deadline))
+        return self._call("update", deadline, lambda: self.inner.update(call, deadline))
 
     def finish(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("finish", deadline, lambda: self.tse.finish(call, deadline))
+        return self._call("finish", deadline, lambda: self.inner.finish(call, deadline))
 
     def info(self, deadline: Deadline | None) -> TseInfo:
-        return self._call("info", deadline, lambda: self.tse.info(deadline))
+        return self._call("info", deadline, lambda: self.inner.info(deadline))
 
     def set_state(self, target: TseStates, deadline: Deadline | None) -> None:
-        self._call("state", deadline, lambda: self.tse.set_state(target, deadline))
-
-    def validate_client_id(self, client_id: str) -> None:
-        self.tse.validate_client_id(client_id)
+        self._call("state", deadline, lambda: self.inner.set_state(target, deadline))
 
     def register(self, client_id: str, deadline: Deadline | None) -> None:
-        self._call("clients", deadline, lambda: self.tse.register(client_id, deadline))
+        self._call("clients", deadline, lambda: self.inner.register(client_id, deadline))
 
     def unregister(self, client_id: str, deadline: Deadline | None) -> None:
-        self._call("clients", deadline, lambda: self.tse.unregister(client_id, deadline))
+        self._call("clients", deadline, lambda: self.inner.unregister(client_id, deadline))
 
     def set_time(self, deadline: Deadline | None) -> None:
-        self._call("set_time", deadline, lambda: self.tse.set_time(deadline))
+        self._call("set_time", deadline, lambda: self.inner.set_time(deadline))
 
     def self_test(self, deadline: Deadline | None) -> None:
-        self._call("self_test", deadline, lambda: self.tse.self_test(deadline))
+        self._call("self_test", deadline, lambda: self.inner.self_test(deadline))
+
+    def _fail_self_test(self) -> NoReturn:
+        self.tse.run_self_test(failure="This is rehearsed.")
+        raise secure_state()
 
     def erase(self, last_counter: int, deadline: Deadline | None) -> None:
-        self._call("erase", deadline, lambda: self.tse.erase(last_counter, deadline))
+        self._call("erase", deadline, lambda: self.inner.erase(last_counter, deadline))
 
     def export(self, selection: Selection, out: Sink, turn: Turn) -> int:
         """Export in slices, each of them a call of its own that others wait for."""
@@ -364,9 +370,9 @@ class RehearsedTse:
         if fault is not None:
             raise _no_answer("export")
         if "export" not in self._samplers:
-            return self.tse.export(selection, out, turn)
+            return self.inner.export(selection, out, turn)
         slices = _Slices(out, size, lambda: self._deliver(turn))
-        last_counter = self.tse.export(selection, slices, turn)
+        last_counter = self.inner.export(selection, slices, turn)
         slices.finish()
         return last_counter
 
@@ -378,17 +384,9 @@ class RehearsedTse:
                 self._free_at = max(self._monotonic(), self._free_at) + sample()
                 self._wait_until(self._free_at)
 
-    def recall(self, call: Call) -> Remembered | None:
-        return self.tse.recall(call)
-
-    def reconcile(
-        self, call: Call, open_before: frozenset[int] | None, deadline: Deadline | None
-    ) -> Signed | Verdict:
-        return self.tse.reconcile(call, open_before, deadline)
-
     def close(self) -> None:
         try:
-            self.tse.close()
+            super().close()
         finally:
             self._lock.release()
 
@@ -429,5 +427,5 @@ def _refusal(fault: FaultKind | None) -> ScuError | None:
     if fault == "time_not_set":
         return TseRejected("TIME_NOT_SET", "The time of the TSE is not set. This is rehearsed.")
     if fault == "secure_state":
-        return TseRejected("SECURE_STATE", "The TSE is in the secure state. This is rehearsed.")
+        return secure_state()
     return None
