@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "render": "Draw the receipt of a queue item: text, SVG or PNG.",
     "journal": "Read a journal.",
     "verify": "Check a QR code or a whole journal.",
+    "tse": "Look at a TSE, initialise, export and rehearse it.",
 }
 """Commands with their short help, in the order in which one meets them."""
 

@@ -99,9 +99,7 @@ class Middleware:
     def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
             if scu.driver not in DRIVERS and scu.id not in given:
-                raise ConfigurationError(
-                    f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
-                )
+                raise _no_driver(scu)
 
     def _merge(self, now: int) -> dict[str, ScuRow]:
         """Bring the configuration into the store, as far as it counts there; the rows of the SCUs.
@@ -331,8 +329,26 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:
     if given is not None:
         return lambda: given
-    driver = DRIVERS[scu.driver]
-    return lambda: driver(folder / "scu" / scu.id, scu.options, clock)
+    return lambda: open_scu(scu, folder, clock)
+
+
+def scu_folder(folder: Path, scu_id: str) -> Path:
+    """Where an SCU of the host in ``folder`` keeps what it has to keep."""
+    return folder / "scu" / scu_id
+
+
+def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
+    """Open one SCU of the host in ``folder``. Raises ConfigurationError or what its driver raises."""
+    driver = DRIVERS.get(scu.driver)
+    if driver is None:
+        raise _no_driver(scu)
+    return driver(scu_folder(folder, scu.id), scu.options, clock)
+
+
+def _no_driver(scu: ScuConfig) -> ConfigurationError:
+    return ConfigurationError(
+        f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
+    )
 
 
 def _new_queue(queue_no: int, queue: QueueConfig, cash_box_id: str, now: int) -> QueueRow:

@@ -923,7 +923,7 @@ def _choose(snapshot: Snapshot, selection: Selection) -> Iterator[Record]:
 
     def in_time() -> Iterator[Record]:
         for record in snapshot.records():
-            if first_ms <= record.unix_ms <= last_ms:
+            if first_ms <= record.unix_ms <= last_ms and record.counter > selection.after_counter:
                 yield record
 
     if not selection.by_transaction:
