@@ -35,6 +35,7 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import Misconfigured
 from fiskal.scu.fetch import ExportFetch, Start
 from fiskal.scu.software.access import MIN_PIN_CHARACTERS, TRANSPORT_PUK, Access, UserId
+from fiskal.scu.software.folder import sync_folder
 from fiskal.scu.software.limits import MAX_COUNTER
 from fiskal.scu.software.se_api import SeApi
 from fiskal.scu.software.tse import SoftwareTse
@@ -348,9 +349,9 @@ def export(
 ) -> None:
     """Export the log of a TSE as a TAR archive (TR-03153).
 
-    FILE.part grows until the archive is complete and its checksum agrees with the TSE's; then it becomes FILE.
-    An interrupted export of the whole log, or of what came --after, goes on with --resume. --erase deletes the
-    whole log that was exported, unless transactions are open; it does so when FILE is on the disk.
+    FILE.part grows until the archive is complete; FILE appears whole, and none is overwritten. An interrupted
+    export of the whole log, or of what came --after, goes on with --resume. --erase deletes the log that was
+    exported, unless transactions are open, when FILE is on the disk and its checksum agrees with the TSE's.
 
     MOMENT is ticks, ISO 8601 or a date in UTC. Limits are inclusive. Check the archive with 'fiskal verify'.
 
@@ -369,15 +370,19 @@ def export(
     if erase and (filtered or after is not None or resume):
         raise click.UsageError("--erase needs the whole log in one archive that was not resumed.")
     part = out.with_name(f"{out.name}.part")
+    _refuse_to_overwrite(out, part, resume=resume)
     counter = 0 if after is None else _counter(after)
     kept = 0
     if resume and part.exists():
         kept, last_counter = _whole_members(part)
         counter = max(counter, last_counter)
     with _opened(data, scu_id) as scu:
-        start = _session(scu, client_id, (first, last), (first_number, last_number), counter, erase=erase)
         fetch = ExportFetch(
-            scu, erase=erase, timeout_s=EXPORT_TIMEOUT_S, call_timeout_s=CALL_TIMEOUT_S, start=start
+            scu,
+            erase=erase,
+            timeout_s=EXPORT_TIMEOUT_S,
+            call_timeout_s=CALL_TIMEOUT_S,
+            start=_session(scu, client_id, (first, last), (first_number, last_number), counter, erase=erase),
         )
         try:
             with part.open("r+b" if kept else "wb") as file:
@@ -386,19 +391,24 @@ def export(
                 _receive(fetch, file, out.name, head=kept == 0, as_json=as_json)
                 file.flush()
                 os.fsync(file.fileno())
+            # Before the end of the session, which erases: whatever happens now, the archive has its name.
+            part.replace(out)
+            sync_folder(out.parent)
             ended = fetch.end()
         except BaseException:
             fetch.abandon()
-            if not as_json and part.exists() and not filtered:
+            if filtered:
+                part.unlink(missing_ok=True)
+            elif part.exists() and not as_json:
                 click.echo(f"{part} is kept; --resume goes on with it.", err=True)
             raise
         if not ended.is_valid:
+            out.replace(part)
             raise common.CommandError(
                 "EXPORT_FAILED",
                 "the checksum of the archive is not the TSE's",
-                hint=f"{part} is kept, nothing was deleted. Export again.",
+                hint=f"It is kept as {part}, and nothing was deleted. Remove it and export again.",
             )
-        part.replace(out)
     size = out.stat().st_size
     if as_json:
         common.print_json({"file": str(out), "bytes": size, "isValid": True, "isErased": ended.is_erased})
@@ -406,6 +416,18 @@ def export(
     click.echo(f"{out}: {size} bytes, checksum verified" + (", log erased" if ended.is_erased else ""))
     if erase and not ended.is_erased:
         click.echo("The TSE did not erase its log: transactions are open, or it does not erase.", err=True)
+
+
+def _refuse_to_overwrite(out: Path, part: Path, *, resume: bool) -> None:
+    """An archive may be the only copy of what the TSE has erased."""
+    if out.exists():
+        raise common.CommandError("FILE_EXISTS", f"{out} exists already", hint="Choose another name.")
+    if part.exists() and not resume:
+        raise common.CommandError(
+            "FILE_EXISTS",
+            f"{part} is what an interrupted export left behind",
+            hint="--resume goes on with it; or remove it.",
+        )
 
 
 def _session(

@@ -12,6 +12,7 @@ import pytest
 import fiskal
 from fiskal.cli.tse import _AfterHead, _whole_members
 from fiskal.host import config as configs
+from fiskal.scu.fetch import ExportFetch
 from fiskal.scu.software.rehearsal import FILE_NAME
 from fiskal.tse.logmessage import parse_file_name
 from fiskal.tse.tar import read_members, verify_tar
@@ -108,6 +109,7 @@ def test_an_export_verifies_and_the_next_one_continues_it(data: Path, tmp_path: 
     good("tse", "export", "--data", data, "--out", second, "--after", first)
     last = counters(first)[-1]
     assert counters(second) == [last + 1, last + 2]
+    second.unlink()
     good("tse", "export", "--data", data, "--out", second, "--after", str(last + 1))
     assert counters(second) == [last + 2]
     assert list(tmp_path.glob("*.part")) == []
@@ -118,6 +120,7 @@ def test_an_export_that_erases_leaves_the_rest(data: Path, tmp_path: Path) -> No
     assert answer("export", "--data", data, "--out", out, "--erase")["isErased"]
     last = counters(out)[-1]
     sign(data, "sale")
+    out = tmp_path / "b.tar"
     good("tse", "export", "--data", data, "--out", out)
     assert counters(out) == [last + 1, last + 2, last + 3]
 
@@ -175,6 +178,33 @@ def test_an_interrupted_export_is_resumed_wherever_it_stopped(data: Path, tmp_pa
         assert report.codes <= {"UNTRUSTED_ROOT"}
         assert not part.exists()
         out.unlink()
+
+
+def test_no_archive_is_overwritten(data: Path, tmp_path: Path) -> None:
+    out, part = tmp_path / "a.tar", tmp_path / "a.tar.part"
+    good("tse", "export", "--data", data, "--out", out, "--erase")
+    content = out.read_bytes()
+    for more in ((), ("--erase",), ("--resume",)):
+        failed(run("tse", "export", "--data", data, "--out", out, *more), 2, "FILE_EXISTS")
+    assert out.read_bytes() == content
+    out.rename(part)
+    assert "--resume" in failed(
+        run("tse", "export", "--data", data, "--out", out, "--erase"), 2, "FILE_EXISTS"
+    )
+    assert part.read_bytes() == content
+
+
+def test_a_checksum_that_does_not_agree_erases_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ExportFetch, "sha256_base64", "AAAA")
+    out = tmp_path / "a.tar"
+    signatures = answer("info", "--data", data)["CurrentNumberOfSignatures"]
+    failed(run("tse", "export", "--data", data, "--out", out, "--erase"), 2, "EXPORT_FAILED")
+    assert not out.exists()
+    monkeypatch.undo()
+    good("tse", "export", "--data", data, "--out", out, "--resume")
+    assert counters(out) == list(range(1, signatures + 1))
 
 
 def test_a_failed_export_keeps_what_it_has_and_says_so(data: Path, tmp_path: Path) -> None:
