@@ -7,6 +7,7 @@ import contextlib
 import os
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -461,11 +462,26 @@ def _session(
 def _receive(fetch: ExportFetch, file: Any, name: str, *, head: bool, as_json: bool) -> None:
     """Write what comes to ``file``; without ``head`` only from the first log message on."""
     rest = None if head else _AfterHead()
+    began = time.monotonic()
     with click.progressbar(
-        length=1, label=f"exporting {name}", file=sys.stderr, hidden=not common.is_watched(as_json)
+        length=1,
+        label=f"preparing {name}",
+        file=sys.stderr,
+        hidden=not common.is_watched(as_json),
+        show_eta=False,
     ) as bar:
+
+        def wait(seconds: float) -> bool:
+            if fetch.expected < 0:  # how far the TSE is, it does not say
+                bar.label = f"preparing {name}, {time.monotonic() - began:.0f} s"
+                bar.render_progress()
+            time.sleep(seconds)
+            return False
+
+        fetch.pause = wait
         for chunk in fetch.chunks():
             file.write(chunk if rest is None else rest.take(chunk))
+            bar.label = f"exporting {name}"
             bar.length = max(fetch.expected, 1)
             bar.update(fetch.size - bar.pos)
 

@@ -88,7 +88,7 @@ class ExportFetch:
         self._erase = erase
         self._timeout_s = timeout_s
         self._call_timeout_s = call_timeout_s
-        self._pause = pause
+        self.pause = pause
         self._hash = hashlib.sha256()
         self._token = ""
         self.size = 0
@@ -167,7 +167,7 @@ class ExportFetch:
         return call()
 
     def _wait(self, seconds: float) -> None:
-        if self._pause(seconds):
+        if self.pause(seconds):
             raise ExportCancelled("The export was given up.")
 
     def _deadline(self) -> Deadline:
