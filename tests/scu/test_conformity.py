@@ -1175,6 +1175,16 @@ def test_rights_of_version_3(tmp_path: Path, clock: Any, function: str) -> None:
     device.api.close()
 
 
+def test_errors_have_the_names_of_their_version(new: Device, version: int) -> None:
+    error = refused(new.export, SeError.DEVICE_NOT_INITIALIZED)
+    assert error.code == ("ErrorSeApiNotInitialized" if version == 2 else "ErrorDeviceNotInitialized")
+    new.make_ready()
+    error = refused(lambda: new.api.finish_transaction("POS-1", 9, b""), SeError.TRANSACTION_NUMBER_NOT_FOUND)
+    assert error.code == ("ErrorNoTransaction" if version == 2 else "ErrorTransactionNumberNotFound")
+    error = refused(lambda: new.export(number=9), SeError.TRANSACTION_NUMBER_NOT_FOUND)
+    assert error.code == "ErrorTransactionNumberNotFound"
+
+
 def test_a_tse_without_users_needs_none(tmp_path: Path) -> None:
     tse = SoftwareTse(tmp_path)
     assert not (tmp_path / "users.json").exists()

@@ -78,7 +78,6 @@ class SeError(enum.StrEnum):
     SETTING_NEW_PIN_FAILED = "ErrorSettingNewPinFailed"
     SIGNATURE_COUNTER_EXHAUSTED = "ErrorSignatureCounterExhausted"
     SIGNATURE_COUNTER_OVERFLOW = "ErrorSignatureCounterOverflow"
-    SIGNING_EVENT_DATA_FAILED = "ErrorSigningEventDataFailed"
     STORAGE_MEMORY_FULL = "ErrorStorageMemoryFull"
     STORING_LOG_MESSAGE_FAILED = "ErrorStoringLogMessageFailed"
     TIME_NOT_SET = "ErrorTimeNotSet"
@@ -94,8 +93,19 @@ class SeError(enum.StrEnum):
     USER_NOT_AUTHORIZED = "ErrorUserNotAuthorized"
 
 
+V2_NAMES: Final = {
+    SeError.CLIENT_ID_NOT_FOUND: "ErrorIdNotFound",
+    SeError.DELETE_LOG_MESSAGES_FAILED: "ErrorDeleteStoredDataFailed",
+    SeError.DEVICE_NOT_INITIALIZED: "ErrorSeApiNotInitialized",
+    SeError.NO_LOG_MESSAGE_FOUND: "ErrorNoLogMessage",
+    SeError.STORING_LOG_MESSAGE_FAILED: "ErrorStorageFailure",
+    SeError.UNEXPORTED_LOG_MESSAGES: "ErrorUnexportedStoredData",
+}
+"""The names of version 2 that are not those of version 3."""
+
+
 class SeApiError(FiskalError):
-    """A function that was refused. ``error`` is its name in the guideline.
+    """A function that was refused. ``code`` is the name of the error in the version of the TSE.
 
     ``result`` is what the function did all the same: an expired certificate and a full memory are reported
     after the work (TR-03151-1 §3.2). ``remaining_retries`` goes with a wrong PIN.
@@ -335,9 +345,20 @@ class SeApi:
         """Check what every function checks, in the guideline's order, and translate what the TSE refuses."""
         with self._lock:
             self._log_out_the_idle()
-            with self._translated():
-                self._check(name)
-                yield
+            try:
+                with self._translated():
+                    self._check(name)
+                    yield
+            except SeApiError as error:
+                if self._v2:
+                    error.code = self._v2_name(name, error.error)
+                raise
+
+    @staticmethod
+    def _v2_name(function: str, error: SeError) -> str:
+        if error is SeError.TRANSACTION_NUMBER_NOT_FOUND and function.endswith("Transaction"):
+            return "ErrorNoTransaction"
+        return V2_NAMES.get(error, str(error))
 
     def _check(self, name: str) -> None:
         state = self.tse.state
