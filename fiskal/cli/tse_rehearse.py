@@ -104,7 +104,7 @@ Examples:
 @click.option("--limit", "limits", metavar="NAME=N", type=_limit, multiple=True, help="Set a limit.")
 @click.option("--seed", metavar="N", type=int, help="Of the random times.")
 @click.option("--no-faults", is_flag=True, help="Take all faults away.")
-@click.option("--clear", is_flag=True, help="Take everything away.")
+@click.option("--clear", is_flag=True, help="Take everything away but what fiskal.json says.")
 @common.json_option()
 def rehearse(
     data: Path,
@@ -129,37 +129,7 @@ def rehearse(
     folder = scu_folder(data, scu.id)
     options = rehearsal.convert(scu.options.get("rehearse", {}))
     over = Rehearsal() if clear else rehearsal.read(folder) or Rehearsal()
-    effect: Effect | None = None
-    if clear or no_faults or kind is not None or times_taken or limits or seed is not None:
-        over = _changed(options, over, kind, operation, times, times_taken, limits, seed, no_faults=no_faults)
-        effect = control.change(folder, over)
-    plan = rehearsal.merge(options, rehearsal.read(folder))
-    if as_json:
-        plain: Any = msgspec.to_builtins(plan)
-        for fault, (_, left) in zip(
-            plain.get("faults", ()), control.remaining(folder, plan.faults or []), strict=True
-        ):
-            fault["remaining"] = left
-        common.print_json({"rehearsal": plain, "effect": None if effect is None else effect.value})
-        return
-    _show(folder, plan)
-    if effect is not None:
-        click.echo(f"This counts {effect}.")
-
-
-def _changed(
-    options: Rehearsal,
-    over: Rehearsal,
-    kind: rehearsal.FaultKind | None,
-    operation: Any,
-    times: int | None,
-    times_taken: tuple[tuple[tuple[str, ...], ServiceTime | None], ...],
-    limits: tuple[tuple[str, int], ...],
-    seed: int | None,
-    *,
-    no_faults: bool,
-) -> Rehearsal:
-    """``over`` with the changes that were asked for; a member begins with what the options have."""
+    # What is changed begins with what counts so far, which the file may have from the options.
     plan = rehearsal.merge(options, over)
     changes: dict[str, Any] = {}
     if seed is not None:
@@ -174,7 +144,26 @@ def _changed(
     if kind is not None:
         known = [] if no_faults else plan.faults or []
         changes["faults"] = [*known, Fault(kind=kind, operation=operation, times=times)]
-    return rehearsal.convert(msgspec.structs.replace(over, **changes))
+    effect: Effect | None = None
+    if clear or changes:
+        over = rehearsal.convert(msgspec.structs.replace(over, **changes))
+        effect = control.change(folder, over)
+        plan = rehearsal.merge(options, rehearsal.read(folder))
+    if as_json:
+        common.print_json({"rehearsal": _plain(folder, plan), "effect": effect})
+        return
+    _show(folder, plan)
+    if effect is not None:
+        click.echo(f"This counts {effect}.")
+
+
+def _plain(folder: Path, plan: Rehearsal) -> Any:
+    """The rehearsal as plain values, each fault with how often it will still happen."""
+    plain = msgspec.to_builtins(plan)
+    left = control.remaining(folder, plan.faults or [])
+    for fault, (_, remaining) in zip(plain.get("faults", ()), left, strict=True):
+        fault["remaining"] = remaining
+    return plain
 
 
 def _show(folder: Path, plan: Rehearsal) -> None:

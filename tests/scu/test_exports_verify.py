@@ -17,13 +17,15 @@ from fiskal.scu.contract import TseStates
 from fiskal.scu.driver import Call, Selection
 from fiskal.scu.errors import ScuError
 from fiskal.scu.software import SoftwareTse
+from fiskal.scu.software import log as records
 from fiskal.scu.software.aggregating import AggregatingTse
 from fiskal.scu.software.limits import Limits
 from fiskal.scu.software.rehearsal import FAULT_KINDS, Fault, Rehearsal, RehearsedTse
 from fiskal.tse._native import TimeFormat
+from fiskal.tse.encode_events import Event
 from fiskal.tse.tar import TarReport, verify_tar
 
-OPERATIONS = 1500
+OPERATIONS = 2000
 CLIENTS = ("A", "B b", "C.1", "a" * 64)
 
 
@@ -64,6 +66,8 @@ class Life:
             happening()
 
     def sell(self) -> None:
+        if self.random.random() < 0.1:  # somebody puts right what keeps the shop from selling
+            self.put_right()
         what = self.random.random()
         if what < 0.4 or not self.open:
             client = self.random.choice(CLIENTS)
@@ -102,11 +106,27 @@ class Life:
                 lambda: self.driver.unregister(client, None),
                 lambda: self.driver.self_test(None),
                 lambda: self.driver.set_time(None),
+                lambda: self.switch(
+                    self.driver.tse.events.lock_transaction_logging("admin"), records.OP_LOCK
+                ),
+                lambda: self.switch(
+                    self.driver.tse.events.unlock_transaction_logging("admin"), records.OP_UNLOCK
+                ),
             ]
         )()
 
+    def switch(self, event: Event, op: int) -> None:
+        self.driver.tse.write_event(event, op)
+
+    def known(self) -> tuple[Any, ...]:
+        """Everything that must not be lost."""
+        tse = self.driver.tse
+        numbers = tse.counter, tse.transaction_counter, tse.now_ms()
+        return *numbers, tse.state, tse.locked, tse.secure, list(tse.clients), list(tse.open_transactions)
+
     def restart(self) -> None:
         """The end of a process: orderly, killed, or killed while writing."""
+        known = self.known()
         how = self.random.random()
         if how < 0.3:
             self.driver.close()
@@ -117,6 +137,7 @@ class Life:
                 with (self.folder / "messages.log").open("ab") as log:
                     log.write(b"FTL1\x50\x01\x00\x00torn"[: self.random.randrange(1, 12)])
         self.driver = self.start_process()
+        assert self.known() == known
 
     def jump(self) -> None:
         """The host's clock was wrong, and the TSE is told."""
@@ -154,11 +175,19 @@ class Life:
         assert report.tses[0].last_counter == tse.counter
         return report
 
+    def put_right(self) -> None:
+        tse = self.driver.tse
+        self.faults = []
+        self.driver._take(Rehearsal())
+        tse.limits = Limits(max_log_memory_bytes=2**40, max_open_transactions=100)
+        if tse.secure:
+            self.driver.self_test(None)
+        if tse.locked:
+            self.switch(tse.events.unlock_transaction_logging("admin"), records.OP_UNLOCK)
+
     def end(self) -> TarReport:
         """Everything is put right, every transaction ended."""
-        self.driver._take(Rehearsal())
-        self.driver.tse.limits = Limits(max_log_memory_bytes=2**40, max_open_transactions=100)
-        self.driver.self_test(None)
+        self.put_right()
         for number, client in list(self.open.items()):
             self.driver.register(client, None)
             self.driver.finish(Call("finish", client, number, "", b"", ""), None)

@@ -262,6 +262,19 @@ def test_a_lost_answer_is_found_again_and_nothing_is_signed_twice(
     assert scu.get_tse_info().current_number_of_signatures == signatures
 
 
+def test_nothing_is_found_again_at_a_tse_that_cannot_be_reached(
+    rehearse: Callable[..., ScuCore], tmp_path: Path, make_pos: Any
+) -> None:
+    scu = rehearse(Rehearsal(faults=[Fault(kind="lose_answer", times=1)]))
+    ready(scu)
+    pos = make_pos(scu)
+    assert isinstance(refused(lambda: pos.start(ITEM)), OutcomeUnknown)
+    write(tmp_path / "tse", Rehearsal(faults=[Fault(kind="unreachable")]))
+    assert isinstance(refused(lambda: pos.start(ITEM, retry=True)), Unreachable)
+    write(tmp_path / "tse", Rehearsal(faults=[]))
+    assert pos.start(ITEM, retry=True).transaction_number == 1
+
+
 def test_a_call_that_times_out_was_not_executed(
     rehearse: Callable[..., ScuCore], moment: FakeTime, make_pos: Any
 ) -> None:

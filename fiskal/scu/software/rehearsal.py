@@ -19,7 +19,7 @@ import msgspec
 
 from fiskal.errors import ConfigurationError
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
-from fiskal.scu.driver import Call, Driver, Selection, Signed, Turn
+from fiskal.scu.driver import Call, Driver, Remembered, Selection, Signed, Turn
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
 from fiskal.scu.refusals import certificate_expired, secure_state
 from fiskal.scu.service_time import Sampler, ServiceTime, sampler
@@ -212,6 +212,7 @@ class RehearsedTse(ForwardingDriver):
         try:
             self._seen = self._stamp()
             self._take(merge(self._options, read(tse.directory)))
+            log.warning("the TSE in %s rehearses a device", tse.directory)
         except BaseException:
             self._lock.release()
             raise
@@ -294,7 +295,7 @@ class RehearsedTse(ForwardingDriver):
             raise Unreachable("BUSY", "The TSE was busy with an earlier call until the deadline passed.")
         fault = self._fault(operation)
         if fault == "unreachable":
-            raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. This is rehearsed.")
+            raise _unreachable()
         if fault == "self_test_fails":
             action = self._fail_self_test
         sample = self._samplers.get(operation)
@@ -363,7 +364,7 @@ class RehearsedTse(ForwardingDriver):
             fault = self._fault("export")
             size = self._plan.export_slice_bytes or 65_536
         if fault == "unreachable":
-            raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. This is rehearsed.")
+            raise _unreachable()
         refusal = _refusal(fault)
         if refusal is not None:
             raise refusal
@@ -383,6 +384,14 @@ class RehearsedTse(ForwardingDriver):
             if sample is not None:
                 self._free_at = max(self._monotonic(), self._free_at) + sample()
                 self._wait_until(self._free_at)
+
+    def recall(self, call: Call) -> Remembered | None:
+        """What the device remembers; nothing comes from one that cannot be reached."""
+        self._reread()
+        for fault in self._plan.faults or ():
+            if fault.kind == "unreachable" and fault.times is None and call.op in fault.operations:
+                raise _unreachable()
+        return super().recall(call)
 
     def close(self) -> None:
         try:
@@ -413,6 +422,10 @@ class _Slices:
     def finish(self) -> None:
         if self._pending:
             self._send(len(self._pending))
+
+
+def _unreachable() -> Unreachable:
+    return Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. This is rehearsed.")
 
 
 def _no_answer(operation: str) -> OutcomeUnknown:
