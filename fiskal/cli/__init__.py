@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "doctor": "Say in which mode each queue is, why, and what to do.",
     "transactions": "List open transactions of queues and TSEs, close orphans.",
     "verify": "Check a QR code or a whole journal.",
+    "tse": "Look at a TSE, initialise, export and rehearse it.",
 }
 """Commands with their short help, in the order in which one meets them."""
 

@@ -13,6 +13,7 @@ import msgspec
 
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreLocked
 from fiskal.host import config as configs
+from fiskal.host.config import ScuConfig
 from fiskal.host.middleware import Middleware
 from fiskal.store import QueueRow, Store, open_store
 
@@ -183,6 +184,22 @@ def choose_queues(store: Store, queue_id: str | None) -> list[QueueRow]:
             hint=f"It holds {', '.join(row.ftQueueId for row in rows) or 'none'}.",
         )
     return found
+
+
+def choose_scu(data: Path, scu_id: str | None) -> ScuConfig:
+    """The SCU of that id, or the only one of the host. Raises ConfigurationError or CommandError."""
+    scus = configs.load(data).scus
+    wanted = None if scu_id is None else configs.guid("SCU id", scu_id)
+    found = [scu for scu in scus if wanted in (None, scu.id)]
+    if len(found) != 1:
+        raise CommandError(
+            "SCU_ID_REQUIRED" if scu_id is None else "SCU_ID_MISMATCH",
+            f"the host has {len(scus)} SCUs; which one?"
+            if scu_id is None
+            else f"the host has no SCU {wanted}",
+            hint=f"--scu-id is one of {', '.join(scu.id for scu in scus) or 'none'}.",
+        )
+    return found[0]
 
 
 def replace_file(path: Path, fill: Callable[[Any], None]) -> None:

@@ -57,23 +57,25 @@ def _moment(text: str, suffix: str) -> int:
         ) from None
 
 
-def _first(text: str) -> int:
+def first_moment(text: str) -> int:
+    """An option's moment; a date is its first tick."""
     return _moment(text, "T00:00:00Z")
 
 
-def _last(text: str) -> int:
+def last_moment(text: str) -> int:
+    """An option's moment; a date is its last tick."""
     return _moment(text, "T23:59:59.9999999Z")
 
 
 @click.command("journal")
 @common.data_option()
 @click.option("--type", "journal_type", metavar="TYPE", type=_type, required=True, help="Which journal.")
-@click.option("--from", "first", metavar="MOMENT", type=_first, default="0", help="From here.")
+@click.option("--from", "first", metavar="MOMENT", type=first_moment, default="0", help="From here.")
 @click.option(
     "--to",
     "last",
     metavar="MOMENT",
-    type=_last,
+    type=last_moment,
     default="0",
     help="To here, or -N entries.",
 )

@@ -48,7 +48,7 @@ from fiskal.queue.queue import PROBE_S, Queue
 from fiskal.scu.client import pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
 from fiskal.scu.errors import ScuError
-from fiskal.scu.software import open_software_tse
+from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
 _log = logging.getLogger("fiskal.host")
@@ -67,12 +67,14 @@ Bytes = bytes | bytearray | memoryview
 
 def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Scu:
     """The driver ``software``: the embedded TSE for development and testing, in ``folder``."""
-    allowed = {"curve", "durable", "log_version"}
+    allowed = {"admin_pin", "curve", "durable", "log_version", "rehearse", "updates"}
     unknown = sorted(set(options) - allowed)
     if unknown:
         raise ConfigurationError(
             f"the software TSE does not know the option {unknown[0]!r}; it knows {', '.join(sorted(allowed))}"
         )
+    if "rehearse" in options:
+        options = {**options, "rehearse": rehearsal.convert(options["rehearse"])}
     return open_software_tse(folder, clock=clock, **options)
 
 
@@ -125,9 +127,7 @@ class Middleware:
     def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
             if scu.driver not in DRIVERS and scu.id not in given:
-                raise ConfigurationError(
-                    f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
-                )
+                raise _no_driver(scu)
 
     def _merge(self, now: int) -> dict[str, ScuRow]:
         """Bring the configuration into the store, as far as it counts there; the rows of the SCUs.
@@ -593,8 +593,26 @@ class _Attempts:
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:
     if given is not None:
         return lambda: given
-    driver = DRIVERS[scu.driver]
-    return lambda: driver(folder / "scu" / scu.id, scu.options, clock)
+    return lambda: open_scu(scu, folder, clock)
+
+
+def scu_folder(folder: Path, scu_id: str) -> Path:
+    """Where an SCU of the host in ``folder`` keeps what it has to keep."""
+    return folder / "scu" / scu_id
+
+
+def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
+    """Open one SCU of the host in ``folder``. Raises ConfigurationError or what its driver raises."""
+    driver = DRIVERS.get(scu.driver)
+    if driver is None:
+        raise _no_driver(scu)
+    return driver(scu_folder(folder, scu.id), scu.options, clock)
+
+
+def _no_driver(scu: ScuConfig) -> ConfigurationError:
+    return ConfigurationError(
+        f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
+    )
 
 
 def _new_queue(queue_no: int, queue: QueueConfig, cash_box_id: str, now: int) -> QueueRow:

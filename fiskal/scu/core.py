@@ -585,6 +585,14 @@ class ScuCore:
             deadline,
         )
 
+    def start_export_session_after(
+        self, signature_counter: int, deadline: Deadline | None = None
+    ) -> StartExportSessionResponse:
+        """Export what was signed after ``signature_counter``: the next part of an archive. Not on the wire."""
+        if signature_counter < 0:
+            raise ClientError("INVALID_RANGE", "A signatureCounter is not negative.")
+        return self._start_export(Selection(after_counter=signature_counter), False, deadline)
+
     def _start_export(
         self, selection: Selection, erase: bool, deadline: Deadline | None
     ) -> StartExportSessionResponse:

@@ -63,8 +63,9 @@ class Remembered(msgspec.Struct, frozen=True):
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """Which part of the log is exported; all limits are inclusive, None is no limit.
 
-    Within the times (ticks) everything is part of it. A client or transaction numbers select transaction logs,
-    and with them the system and audit logs between the first and the last of these (TR-03151-1 §4.5).
+    Within the times (ticks) and behind the counter ``after_counter`` everything is part of it. A client or
+    transaction numbers select transaction logs, and with them the system and audit logs between the first and
+    the last of these (TR-03151-1 §4.5).
     """
 
     client_id: str | None = None
@@ -72,6 +73,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     last_time: int | None = None
     first_number: int | None = None
     last_number: int | None = None
+    after_counter: int = 0
 
     @property
     def by_transaction(self) -> bool:
@@ -80,7 +82,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def whole(self) -> bool:
         """Nothing is left out."""
-        return not self.by_transaction and self.first_time is None and self.last_time is None
+        unlimited = self.first_time is None and self.last_time is None and self.after_counter == 0
+        return unlimited and not self.by_transaction
 
 
 Turn = Callable[[], AbstractContextManager[None]]

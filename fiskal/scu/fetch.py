@@ -23,6 +23,7 @@ from fiskal.scu.contract import (
     ExportDataResponse,
     Scu,
     StartExportSessionRequest,
+    StartExportSessionResponse,
 )
 from fiskal.scu.errors import ScuError, TseRejected
 
@@ -52,6 +53,10 @@ def pause(seconds: float) -> bool:
     return False
 
 
+Start = Callable[[Deadline], StartExportSessionResponse]
+"""Begins the session of an export."""
+
+
 class ExportCancelled(FiskalError):
     """The export was given up before its end; the TSE has erased nothing."""
 
@@ -59,7 +64,7 @@ class ExportCancelled(FiskalError):
 
 
 class ExportFetch:
-    """One export of the whole log of the TSE behind ``scu``.
+    """One export of the log of the TSE behind ``scu``, of all of it unless ``start`` begins another session.
 
     Iterate over :meth:`chunks` to the end, make what came durable, then call :meth:`end`; only that erases.
     ``call_timeout_s`` limits one call, ``timeout_s`` all of :meth:`chunks`. Who does not come to
@@ -67,19 +72,27 @@ class ExportFetch:
     """
 
     def __init__(
-        self, scu: Scu, *, erase: bool, timeout_s: float, call_timeout_s: float, pause: Pause = pause
+        self,
+        scu: Scu,
+        *,
+        erase: bool,
+        timeout_s: float,
+        call_timeout_s: float,
+        pause: Pause = pause,
+        start: Start | None = None,
     ) -> None:
         self._scu = scu
+        self._start = start or (
+            lambda deadline: scu.start_export_session(StartExportSessionRequest(erase=erase), deadline)
+        )
         self._erase = erase
         self._timeout_s = timeout_s
         self._call_timeout_s = call_timeout_s
-        self._pause = pause
+        self.pause = pause
         self._hash = hashlib.sha256()
         self._token = ""
         self.size = 0
         """Bytes received so far."""
-        self.expected = -1
-        """Bytes of the whole archive, -1 before they are known."""
         self.expected = -1
         """Bytes of the whole archive, -1 before they are known."""
 
@@ -94,14 +107,10 @@ class ExportFetch:
         Raises ScuError, also when ``timeout_s`` have passed, and ExportCancelled.
         """
         until = time.monotonic() + self._timeout_s
-        self._token = self._scu.start_export_session(
-            StartExportSessionRequest(erase=self._erase), self._deadline()
-        ).token_id
+        self._token = self._start(self._deadline()).token_id
         wait = FIRST_POLL_S
         while True:
             answer = self._retry(self._ask)
-            if answer.total_tar_file_size_available:
-                self.expected = answer.total_tar_file_size
             if answer.total_tar_file_size_available:
                 self.expected = answer.total_tar_file_size
             if answer.tar_file_byte_chunk_base64:
@@ -158,7 +167,7 @@ class ExportFetch:
         return call()
 
     def _wait(self, seconds: float) -> None:
-        if self._pause(seconds):
+        if self.pause(seconds):
             raise ExportCancelled("The export was given up.")
 
     def _deadline(self) -> Deadline:

@@ -52,3 +52,11 @@ def client_has_open_transactions(client_id: str, numbers: Collection[int]) -> Ts
 
 def certificate_expired() -> TseRejected:
     return TseRejected("CERTIFICATE_EXPIRED", "The certificate of the TSE has expired.")
+
+
+def secure_state() -> TseRejected:
+    return TseRejected("SECURE_STATE", "The TSE is in the secure state: a self test has failed.")
+
+
+def logging_locked() -> TseRejected:
+    return TseRejected("LOGGING_LOCKED", "The logging of transactions is locked at the TSE.")

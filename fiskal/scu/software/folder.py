@@ -7,6 +7,8 @@
 ``messages.log``   every signature (:mod:`fiskal.scu.software.log`)
 ``checkpoint``     the state after some record of the log; may be deleted, the log then is read whole
 ``exports``        TAR files of export sessions that are in use; emptied at the start
+``users.json``     users, if the TSE has any (:mod:`.access`)
+``rehearse.json``  what is rehearsed, with ``rehearsed.json`` and ``rehearsing`` (:mod:`.rehearsal`)
 ``lock``           held by the process that uses the TSE
 =================  ==================================================================================
 """
@@ -47,6 +49,9 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     number: int = 0
     last_unix_ms: int = 0
     state: TseStates = TseStates.UNINITIALIZED
+    locked: bool = False
+    secure: bool = False
+    device_description: str = ""
     clients: list[str] = []
     open: dict[int, tuple[str, int]] = {}
     """Open transactions: number to client and start time."""

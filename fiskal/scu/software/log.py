@@ -18,13 +18,14 @@ never answered. Anything else that does not read is damage, and is reported inst
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -54,6 +55,12 @@ OP_OTHER: Final = 8
 """A message that changes nothing but counter and time."""
 OP_BASE: Final = 9
 """No message: the first record of a log that was erased. ``number`` counts the erasures of the TSE."""
+OP_LOCK: Final = 10
+OP_UNLOCK: Final = 11
+OP_ENTER_SECURE_STATE: Final = 12
+OP_EXIT_SECURE_STATE: Final = 13
+OP_DESCRIBE: Final = 14
+"""The description of the device stands where others have the client id."""
 
 
 class Record(NamedTuple):
@@ -291,16 +298,34 @@ class RecordLog:
     def _split(self, up_to: int, keep_calls: int) -> tuple[list[tuple[int, int]], int]:
         """Walk back from the end: offsets and lengths of the latest erased calls, and where the rest begins."""
         remembered: list[tuple[int, int]] = []
-        kept_from = boundary = self.end
+        kept_from = self.end
+        looks = 4 * keep_calls
+        with contextlib.closing(self.backwards()) as walk:
+            for record in walk:
+                if record.op == OP_BASE:
+                    break
+                if record.counter > up_to:
+                    kept_from = record.offset
+                elif looks > 0 and len(remembered) < keep_calls:
+                    looks -= 1
+                    if record.op <= OP_FINISH and record.queue_item_id:
+                        remembered.append((record.offset, record.end - record.offset))
+                else:
+                    break
+        remembered.reverse()
+        return remembered, kept_from
+
+    def backwards(self) -> Generator[Record, None, None]:
+        """Read all records from the last to the first. Raises ``Misconfigured`` LOG_DAMAGED."""
+        boundary = self.end
         if boundary == 0:
-            return remembered, kept_from
+            return
         with (
             self.path.open("rb") as file,
             mmap.mmap(file.fileno(), boundary, access=mmap.ACCESS_READ) as view,
         ):
             at = boundary
-            looks = 4 * keep_calls
-            while boundary > 0 and looks > 0 and len(remembered) < keep_calls:
+            while boundary > 0:
                 at = view.rfind(MAGIC, 0, at + len(MAGIC) - 1)
                 if at < 0:
                     raise damaged(f"The record that ends at byte {boundary} of {self.path} is damaged.")
@@ -309,17 +334,8 @@ class RecordLog:
                 record = _parse(view[at : at + _FRAME.size], view[at + _FRAME.size : boundary], at)
                 if record is None:
                     continue  # these bytes are part of a message
-                if record.op == OP_BASE:
-                    break
-                if record.counter > up_to:
-                    kept_from = at
-                else:
-                    looks -= 1
-                    if record.op <= OP_FINISH and record.queue_item_id:
-                        remembered.append((at, boundary - at))
+                yield record
                 boundary = at
-        remembered.reverse()
-        return remembered, kept_from
 
     def _replace(self, staged: Path) -> None:
         """Put a new file in the place of the log; Windows wants the old one closed before."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import itertools
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, now, to_unix
+from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, from_unix, now, to_unix
 from fiskal.errors import ConfigurationError
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
 from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict, request_sha256
@@ -26,6 +28,8 @@ from fiskal.scu.refusals import (
     client_has_open_transactions,
     client_limit,
     client_not_registered,
+    logging_locked,
+    secure_state,
     terminated,
     transaction_not_open,
     wrong_state,
@@ -40,6 +44,15 @@ from fiskal.scu.software.folder import (
     write_atomically,
     write_checkpoint,
 )
+from fiskal.scu.software.limits import (
+    DEFAULT_LIMITS,
+    MAX_CLIENTS,
+    MAX_COUNTER,
+    MAX_LOG_MEMORY_BYTES,
+    MAX_OPEN_TRANSACTIONS,
+    MAX_SIGNATURES,
+    Limits,
+)
 from fiskal.scu.software.log import Record, RecordLog, Snapshot
 from fiskal.tse._native import (
     LOG_FINISH,
@@ -48,10 +61,16 @@ from fiskal.tse._native import (
     MessageBuilder,
     TimeFormat,
     plain_signature,
-    time_tlv,
 )
 from fiskal.tse.algorithms import Curve, KeyNotUsable, curve_by_name, point_of, serial_of_point
 from fiskal.tse.certificates import CertificateError, Chain, create_test_chain, load_chain
+from fiskal.tse.encode_events import (
+    Component,
+    Event,
+    EventEncoder,
+    SelfTestResult,
+    components_csv,
+)
 from fiskal.tse.logmessage import build_file_name, parse
 from fiskal.tse.tar import Sink, info_csv, write_archive
 
@@ -66,13 +85,15 @@ FIRMWARE: Final = "fiskal software TSE 1.0"
 MANUFACTURER: Final = "fiskal (NOT CERTIFIED)"
 VERSION: Final = "1.0.0"
 
-MAX_CLIENTS: Final = 199
-MAX_OPEN_TRANSACTIONS: Final = 512
-MAX_SIGNATURES: Final = 20_000_000
-MAX_COUNTER: Final = 2**32 - 1
-"""Of signatureCounter and transactionNumber (TR-03153-1 §9.1: 32 bit)."""
+COMPONENTS: Final = tuple(
+    Component(name, MANUFACTURER, FIRMWARE, VERSION, CERTIFICATION)
+    for name in ("device", "storage", "integration-interface", "CSP", "SMA")
+)
+
 MAX_PROCESS_TYPE_CHARACTERS: Final = 100
 MAX_PROCESS_DATA_BYTES: Final = 65_536
+AUDIT_SECURE_STATE: Final = 1
+"""The kind of an audit log about entering the secure state."""
 CHECKPOINT_EVERY: Final = 4096
 RECENT_CALLS: Final = 1024
 """Calls that are found again without a search in the log: at least this many, at most twice as many."""
@@ -116,13 +137,17 @@ class SoftwareTse:
         max_clients: int = MAX_CLIENTS,
         max_open_transactions: int = MAX_OPEN_TRANSACTIONS,
         max_signatures: int = MAX_SIGNATURES,
+        max_log_memory_bytes: int = MAX_LOG_MEMORY_BYTES,
         checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self.directory = Path(directory)
         self._clock = clock
-        self._max_clients = max_clients
-        self._max_open = max_open_transactions
-        self._max_signatures = min(max_signatures, MAX_COUNTER)
+        self._limits = Limits(
+            max_clients=max_clients,
+            max_open_transactions=max_open_transactions,
+            max_signatures=min(max_signatures, MAX_COUNTER),
+            max_log_memory_bytes=max_log_memory_bytes,
+        ).over(DEFAULT_LIMITS)
         self._checkpoint_every = checkpoint_every
         if log_version not in (2, 3):
             raise ConfigurationError(f"log_version is {log_version}; there are 2 and 3.")
@@ -153,13 +178,45 @@ class SoftwareTse:
                 version=self.description.log_version,
                 time_format=self._time_format,
             )
-            self._static = self._static_info()
+            self._events = EventEncoder(self.description.log_version, self._time_format)
             self._log = RecordLog(self.directory / "messages.log", durable=durable)
             stack.callback(self._log.close)
+            self._apply_limits()
             self._recover()
             self._resources = stack.pop_all()
         self._closed = False
         log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
+
+    # ---- limits -------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """What the TSE holds at most. Set it while no call is in progress; what is there already stays."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits.over(self._limits)
+        self._apply_limits()
+
+    def _apply_limits(self) -> None:
+        limits = self._limits
+        assert limits.max_clients is not None
+        assert limits.max_open_transactions is not None
+        assert limits.max_signatures is not None
+        assert limits.max_log_memory_bytes is not None
+        self._max_clients = limits.max_clients
+        self._max_open = limits.max_open_transactions
+        self._max_signatures = limits.max_signatures
+        self._full_at = self._log.first + limits.max_log_memory_bytes
+        self._static = self._static_info()
+
+    def _memory_full(self) -> TseRejected:
+        return TseRejected(
+            "MEMORY_FULL",
+            f"The log of the TSE has {self._log.end - self._log.first} of at most "
+            f"{self._limits.max_log_memory_bytes} bytes: export and erase it.",
+        )
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -177,6 +234,9 @@ class SoftwareTse:
         self._number = checkpoint.number
         self._last_ms = checkpoint.last_unix_ms
         self._state = checkpoint.state
+        self._locked = checkpoint.locked
+        self._secure = checkpoint.secure
+        self._device_description = checkpoint.device_description
         self._clients: dict[str, bytes] = {client: client.encode() for client in checkpoint.clients}
         self._open: dict[int, tuple[str, int]] = dict(checkpoint.open)
         self._recent: dict[_Key, int] = {}
@@ -190,6 +250,9 @@ class SoftwareTse:
                     )
                 self._apply(record)
         self._checkpoint_at = checkpoint.counter + self._checkpoint_every
+        assert self._limits.max_log_memory_bytes is not None
+        self._full_at = self._log.first + self._limits.max_log_memory_bytes
+        self._judge()
         self._in_doubt = False
 
     def _apply(self, record: Record) -> None:
@@ -210,10 +273,34 @@ class SoftwareTse:
             self._clients[record.client_id] = record.client_id.encode()
         elif op == records.OP_UNREGISTER:
             self._clients.pop(record.client_id, None)
-        elif op == records.OP_INITIALIZE:
+        else:
+            self._switch(op, record.client_id)
+
+    def _switch(self, op: int, text: str) -> None:
+        """What a system event changes at the TSE itself."""
+        if op == records.OP_INITIALIZE:
             self._state = TseStates.INITIALIZED
+            if text:
+                self._device_description = text
         elif op == records.OP_TERMINATE:
             self._state = TseStates.TERMINATED
+        elif op in (records.OP_LOCK, records.OP_UNLOCK):
+            self._locked = op == records.OP_LOCK
+        elif op in (records.OP_ENTER_SECURE_STATE, records.OP_EXIT_SECURE_STATE):
+            self._secure = op == records.OP_ENTER_SECURE_STATE
+        elif op == records.OP_DESCRIBE:
+            self._device_description = text
+        self._judge()
+
+    def _judge(self) -> None:
+        """Find out once whether transactions are refused, and not at every one."""
+        self._refusal: Callable[[], TseRejected] | None = None
+        if self._state is not TseStates.INITIALIZED:
+            self._refusal = partial(wrong_state, self._state)
+        elif self._secure:
+            self._refusal = secure_state
+        elif self._locked:
+            self._refusal = logging_locked
 
     def _remember(self, key: _Key, offset: int) -> None:
         recent = self._recent
@@ -230,6 +317,9 @@ class SoftwareTse:
             number=self._number,
             last_unix_ms=self._last_ms,
             state=self._state,
+            locked=self._locked,
+            secure=self._secure,
+            device_description=self._device_description,
             clients=list(self._clients),
             open=self._open,
         )
@@ -297,11 +387,13 @@ class SoftwareTse:
 
     def _check_transaction(self, call: Call) -> tuple[bytes, bytes, bytes]:
         """Refuse what the TSE must not execute; return client, process type and queue item as bytes."""
-        if self._state is not TseStates.INITIALIZED:
-            raise wrong_state(self._state)
+        if self._refusal is not None:
+            raise self._refusal()
         client_id = self._clients.get(call.client_id)
         if client_id is None:
             raise client_not_registered(call.client_id)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
         if len(call.process_type) > MAX_PROCESS_TYPE_CHARACTERS:
             raise ClientError(
                 "INVALID_PROCESS_DATA",
@@ -319,7 +411,7 @@ class SoftwareTse:
         except UnicodeEncodeError as error:
             raise ClientError("INVALID_PROCESS_DATA", "A text of the request is not Unicode.") from error
 
-    def start(self, call: Call, deadline: Deadline | None) -> Signed:
+    def start(self, call: Call, deadline: Deadline | None, external_data: bytes | None = None) -> Signed:
         counter = self._next_counter()
         client_id, process_type, item = self._check_transaction(call)
         if len(self._open) >= self._max_open:
@@ -335,7 +427,14 @@ class SoftwareTse:
         number = self._number + 1
         unix_ms = self._now_ms()
         digest = self._builder.transaction(
-            LOG_START, client_id, call.process_data, process_type, number, counter, unix_ms
+            LOG_START,
+            client_id,
+            call.process_data,
+            process_type,
+            number,
+            counter,
+            unix_ms,
+            external_data=external_data,
         )
         offset, signature = self._commit(
             records.OP_START, counter, number, unix_ms, 0, item, client_id, digest
@@ -353,7 +452,18 @@ class SoftwareTse:
     def finish(self, call: Call, deadline: Deadline | None) -> Signed:
         return self._continue(call, LOG_FINISH, records.OP_FINISH)
 
-    def _continue(self, call: Call, operation: int, op: int) -> Signed:
+    update_variant = "signed"
+    """What getSupportedTransactionUpdateVariants answers."""
+
+    def flush(self, number: int) -> Signed | None:
+        """Sign what updates left unsigned; None if there is nothing."""
+        return None
+
+    def unsigned(self, number: int) -> Signed:
+        """The answer to an update that is kept for later."""
+        return Signed(number, 0, _ticks(self._now_ms()), b"")
+
+    def _continue(self, call: Call, operation: int, op: int, chunks: Sequence[int] | None = None) -> Signed:
         counter = self._next_counter()
         client_id, process_type, item = self._check_transaction(call)
         number = call.transaction_number
@@ -363,7 +473,14 @@ class SoftwareTse:
         started_ms = opened[1]
         unix_ms = self._now_ms()
         digest = self._builder.transaction(
-            operation, client_id, call.process_data, process_type, number, counter, unix_ms
+            operation,
+            client_id,
+            call.process_data,
+            process_type,
+            number,
+            counter,
+            unix_ms,
+            chunks=chunks,
         )
         offset, signature = self._commit(op, counter, number, unix_ms, started_ms, item, client_id, digest)
         if op == records.OP_FINISH:
@@ -375,68 +492,56 @@ class SoftwareTse:
 
     # ---- administration -----------------------------------------------------------------------
 
-    def _system(
+    def write_event(
         self,
-        name: str,
-        data: bytes,
-        op: int,
+        event: Event,
+        op: int = records.OP_OTHER,
         *,
-        client_id: str = "",
+        subject: str = "",
         user: str | None = "admin",
         unix_ms: int | None = None,
     ) -> None:
-        """Sign and write one system log; ``op`` is what it changes."""
+        """Sign and write one system log; ``op`` is what it changes, ``subject`` the client or text in it.
+
+        ``user`` None is for what the TSE does by itself.
+        """
         counter = self._next_counter()
         if unix_ms is None:
             unix_ms = self._now_ms()
         digest = self._builder.system(
-            name.encode(),
-            data,
+            event.name.encode(),
+            event.data,
             counter,
             unix_ms,
             origin=b"integration-interface" if user is not None else b"device",
             user=None if user is None else user.encode(),
         )
-        self._commit(op, counter, 0, unix_ms, 0, b"", client_id.encode(), digest)
+        self._commit(op, counter, 0, unix_ms, 0, b"", subject.encode(), digest)
         if op == records.OP_REGISTER:
-            self._clients[client_id] = client_id.encode()
+            self._clients[subject] = subject.encode()
         elif op == records.OP_UNREGISTER:
-            del self._clients[client_id]
-        elif op == records.OP_INITIALIZE:
-            self._state = TseStates.INITIALIZED
-        elif op == records.OP_TERMINATE:
-            self._state = TseStates.TERMINATED
+            del self._clients[subject]
+        else:
+            self._switch(op, subject)
         self._settle()
 
-    def _data(self, *fields: tuple[int, bytes]) -> bytes:
-        """systemOperationData (version 2, context tags) or eventData (version 3, universal tags).
-
-        A field is its universal tag and its content, shorter than 128 bytes.
-        """
-        first_context_tag = 0x81
-        v2 = self.description.log_version == 2
-        return b"".join(
-            bytes((first_context_tag + index if v2 else tag, len(content))) + content
-            for index, (tag, content) in enumerate(fields)
-        )
-
-    def _time(self, unix_ms: int) -> tuple[int, bytes]:
-        tlv = time_tlv(self._time_format, unix_ms)
-        return tlv[0], tlv[2:]
+    def write_audit(self, kind: int, result: int) -> None:
+        """Sign and write one audit log."""
+        counter = self._next_counter()
+        unix_ms = self._now_ms()
+        digest = self._builder.audit(self._events.audit(unix_ms, kind, result), counter, unix_ms)
+        self._commit(records.OP_OTHER, counter, 0, unix_ms, 0, b"", b"", digest)
+        self._settle()
 
     def set_state(self, target: TseStates, deadline: Deadline | None) -> None:
         if target is TseStates.INITIALIZED and self._state is TseStates.UNINITIALIZED:
             # The state changes with the last message: dying in between leaves the TSE uninitialised.
-            self._system("startAudit", b"", records.OP_OTHER, user=None)
-            self._update_time()
-            data = b""
-            if self.description.log_version == 2:
-                data = self._data((_PRINTABLE_STRING, FIRMWARE.encode()))
-            self._system("initialize", data, records.OP_INITIALIZE)
+            self.write_event(self._events.start_audit(), user=None)
+            self.update_time()
+            self.write_event(self._events.initialize(FIRMWARE), records.OP_INITIALIZE)
         elif target is TseStates.TERMINATED and self._state is TseStates.INITIALIZED:
             unix_ms = self._now_ms()
-            data = self._data(self._time(unix_ms)) if self.description.log_version == 2 else b""
-            self._system("disableSecureElement", data, records.OP_TERMINATE, unix_ms=unix_ms)
+            self.write_event(self._events.disable(unix_ms), records.OP_TERMINATE, unix_ms=unix_ms)
         elif target is not self._state:
             raise terminated() if self._state is TseStates.TERMINATED else wrong_state(self._state)
         self._checkpoint()
@@ -449,29 +554,37 @@ class SoftwareTse:
                 "' ( ) + , - . = (TR-03151-1 Annex A).",
             )
 
-    def register(self, client_id: str, deadline: Deadline | None) -> None:
+    def register(self, client_id: str, deadline: Deadline | None, *, user: str | None = "admin") -> None:
         self.validate_client_id(client_id)
         self._require_initialized()
         if client_id in self._clients:
             return
         if len(self._clients) >= self._max_clients:
             raise client_limit(len(self._clients), self._max_clients)
-        data = self._data((_PRINTABLE_STRING, client_id.encode()))
-        self._system("registerClient", data, records.OP_REGISTER, client_id=client_id)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
+        self.write_event(
+            self._events.register_client(client_id), records.OP_REGISTER, subject=client_id, user=user
+        )
 
-    def unregister(self, client_id: str, deadline: Deadline | None) -> None:
+    def unregister(self, client_id: str, deadline: Deadline | None, *, user: str | None = "admin") -> None:
         self._require_initialized()
         if client_id not in self._clients:
             return
         numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
         if numbers:
             raise client_has_open_transactions(client_id, numbers)
-        data = self._data((_PRINTABLE_STRING, client_id.encode()))
-        self._system("deregisterClient", data, records.OP_UNREGISTER, client_id=client_id)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
+        self.write_event(
+            self._events.deregister_client(client_id), records.OP_UNREGISTER, subject=client_id, user=user
+        )
 
     def _require_initialized(self) -> None:
         if self._state is not TseStates.INITIALIZED:
             raise wrong_state(self._state)
+        if self._secure:
+            raise secure_state()
 
     def set_time(self, deadline: Deadline | None) -> None:
         """Set the time of the TSE to that of the host; does nothing unless initialised.
@@ -479,23 +592,69 @@ class SoftwareTse:
         The one way to make logTime go back after the host's clock was wrong (TR-03151-1 §4.4.4).
         """
         if self._state is TseStates.INITIALIZED:
-            self._update_time()
+            self._require_initialized()
+            self.update_time()
 
-    def _update_time(self) -> None:
+    def update_time(self, *, user: str | None = "admin", before_ms: int | None = None) -> None:
+        """Write an updateTime and go on with the time of the clock, which was ``before_ms`` before."""
         host_ms = (self._clock() - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND
         host_ms -= host_ms % self._resolution_ms
-        data = self._data(self._time(self._now_ms()), self._time(host_ms))
-        self._system("updateTime", data, records.OP_OTHER, unix_ms=host_ms)
+        before_ms = self._now_ms() if before_ms is None else before_ms
+        self.write_event(self._events.update_time(before_ms, host_ms), unix_ms=host_ms, user=user)
 
     def self_test(self, deadline: Deadline | None) -> None:
-        """Sign and verify something that is no log message. Raises ``TseRejected`` SECURE_STATE."""
+        """Test key and log. Raises ``TseRejected`` SECURE_STATE."""
+        results = self.run_self_test()
+        for result in results:
+            if not result.passed:
+                raise TseRejected("SECURE_STATE", f"The self test of {result.component}: {result.message}")
+
+    def run_self_test(
+        self, *, user: str | None = None, log_success: bool = False, failure: str = ""
+    ) -> list[SelfTestResult]:
+        """Test the parts of the TSE. What fails brings it into the secure state, what passes out of it.
+
+        ``failure`` makes the test of the key fail with this message. Failures are logged, successes on demand;
+        a terminated TSE logs nothing.
+        """
         if self._in_doubt:
             self._recover()
+        results = [
+            SelfTestResult("CSP", not (found := failure or self._test_key()), found),
+            SelfTestResult("storage", not (found := self._test_log()), found),
+        ]
+        passed = all(result.passed for result in results)
+        if self._state is TseStates.TERMINATED:
+            return results
+        if log_success or not passed:
+            for event in self._events.self_test(results):
+                self.write_event(event, user=user)
+        if not passed and not self._secure:
+            self.write_event(self._events.enter_secure_state(), records.OP_ENTER_SECURE_STATE, user=None)
+            self.write_audit(AUDIT_SECURE_STATE, 1)
+        elif passed and self._secure:
+            self.write_event(self._events.exit_secure_state(), records.OP_EXIT_SECURE_STATE, user=None)
+        return results
+
+    def _test_key(self) -> str:
+        """Sign and verify something that is no log message."""
         digest = os.urandom(self._curve.algorithm.hash.digest_size)
         try:
             self._chain.public_key.verify(self._key.sign(digest, self._prehashed), digest, self._prehashed)
-        except InvalidSignature as error:
-            raise TseRejected("SECURE_STATE", "The key of the TSE does not fit its certificate.") from error
+        except InvalidSignature:
+            return "The key of the TSE does not fit its certificate."
+        return ""
+
+    def _test_log(self) -> str:
+        """Read the last message back."""
+        try:
+            with contextlib.closing(self._log.backwards()) as walk:
+                record = next(walk, None)
+        except (OSError, Misconfigured) as error:
+            return str(error)
+        if record is not None and record.counter != self._counter:
+            return f"The last message has counter {record.counter} instead of {self._counter}."
+        return ""
 
     # ---- reading ------------------------------------------------------------------------------
 
@@ -513,6 +672,91 @@ class SoftwareTse:
             current_state=self._state,
         )
 
+    @property
+    def state(self) -> TseStates:
+        return self._state
+
+    @property
+    def locked(self) -> bool:
+        """Transactions are refused until somebody unlocks them."""
+        return self._locked
+
+    @property
+    def secure(self) -> bool:
+        """A self test failed, and none has passed since."""
+        return self._secure
+
+    @property
+    def clients(self) -> Collection[str]:
+        return self._clients.keys()
+
+    @property
+    def open_transactions(self) -> Collection[int]:
+        return self._open.keys()
+
+    @property
+    def counter(self) -> int:
+        """The last signatureCounter, 0 before the first signature."""
+        return self._counter
+
+    @property
+    def transaction_counter(self) -> int:
+        """The last transaction number, 0 before the first start."""
+        return self._number
+
+    @property
+    def memory_is_full(self) -> bool:
+        return self._log.end >= self._full_at
+
+    @property
+    def device_description(self) -> str:
+        """What initialize or setDescription said, empty without."""
+        return self._device_description
+
+    @property
+    def time_format(self) -> TimeFormat:
+        return self._time_format
+
+    @property
+    def created(self) -> int:
+        """When the TSE was made, in ticks."""
+        return from_unix(int(datetime.fromisoformat(self.description.created_utc).timestamp()))
+
+    @property
+    def valid_until(self) -> int:
+        """The last moment of the certificate, in ticks."""
+        return from_unix(int(self._chain.leaf.not_valid_after_utc.timestamp()))
+
+    @property
+    def events(self) -> EventEncoder:
+        return self._events
+
+    def now(self) -> int:
+        """The time of the TSE's clock in ticks."""
+        return self._clock()
+
+    def now_ms(self) -> int:
+        """logTime of a message that is signed now, in milliseconds since 1970."""
+        return self._now_ms()
+
+    def last_record(self, number: int | None = None, *, transactions_only: bool = False) -> Record | None:
+        """The last record, or the last of a transaction (of all transactions), that was not erased."""
+        with contextlib.closing(self._log.backwards()) as walk:
+            for record in walk:
+                if record.offset < self._log.first:
+                    break
+                is_transaction = record.op <= records.OP_FINISH
+                if number is not None and not (is_transaction and record.number == number):
+                    continue
+                if is_transaction or not transactions_only:
+                    return record
+        return None
+
+    def count(self, selection: Selection, at_most: int) -> int:
+        """How many messages a selection means; counting ends with ``at_most``."""
+        with self._log.snapshot() as snapshot:
+            return sum(1 for _ in itertools.islice(_choose(snapshot, selection), at_most))
+
     def _static_info(self) -> TseInfo:
         """What does not change while the TSE is open, with zeros for the rest."""
         return TseInfo(
@@ -524,7 +768,7 @@ class SoftwareTse:
             current_started_transaction_numbers=[],
             max_number_of_signatures=self._max_signatures,
             current_number_of_signatures=0,
-            max_log_memory_size=2**63 - 1,
+            max_log_memory_size=self._full_at - self._log.first,
             current_log_memory_size=0,
             current_state=TseStates.UNINITIALIZED,
             firmware_identification=FIRMWARE,
@@ -557,12 +801,15 @@ class SoftwareTse:
         if record is None:
             return None
         message = parse(record.message)
+        process_data = message.process_data or b""
+        if message.process_data_chunks:  # what the caller sent is the last; updates left the others
+            process_data = process_data[len(process_data) - message.process_data_chunks[-1] :]
         executed = Call(
             call.op,
             record.client_id,
             call.transaction_number,
             message.process_type or "",
-            message.process_data or b"",
+            process_data,
             record.queue_item_id,
         )
         signed = Signed(
@@ -598,11 +845,16 @@ class SoftwareTse:
                 yield build_file_name(parse(record.message)), record.message
 
         with snapshot:
-            info = info_csv(FIRMWARE, MANUFACTURER, VERSION)
-            write_archive(out, info=info, chain=self._chain, messages=chosen(), mtime=mtime)
+            write_archive(out, info=self.info_csv(), chain=self._chain, messages=chosen(), mtime=mtime)
         return last_counter
 
-    def erase(self, last_counter: int, deadline: Deadline | None) -> None:
+    def info_csv(self) -> bytes:
+        """Return info.csv as the version of the log messages asks for."""
+        if self.description.log_version == 2:
+            return info_csv(self._device_description or FIRMWARE, MANUFACTURER, VERSION)
+        return components_csv(COMPONENTS, self._device_description)
+
+    def erase(self, last_counter: int, deadline: Deadline | None, *, user: str = "admin") -> None:
         """Delete the messages up to ``last_counter``; the system log that says so is the first of the next ones.
 
         The new log takes the place of the old one in one step, with the message in it: who dies before has
@@ -616,14 +868,14 @@ class SoftwareTse:
         if self._log.read(self._log.first).counter > last_counter:
             return  # it was erased before
         unix_ms = self._now_ms()
-        v2 = self.description.log_version == 2
+        event = self._events.delete_logs(user)
         digest = self._builder.system(
-            b"deleteStoredData" if v2 else b"deleteLogMessages",
-            self._data((_PRINTABLE_STRING, b"admin")) if v2 else b"",
+            event.name.encode(),
+            event.data,
             counter,
             unix_ms,
             origin=b"integration-interface",
-            user=b"admin",
+            user=user.encode(),
         )
         signature = plain_signature(self._key.sign(digest, self._prehashed), self._scalar_size)
         message = self._builder.seal(signature)
@@ -664,9 +916,6 @@ class SoftwareTse:
                 self._checkpoint()
 
 
-_PRINTABLE_STRING: Final = 0x13
-
-
 def _choose(snapshot: Snapshot, selection: Selection) -> Iterator[Record]:
     """The records that a selection means; read twice if the first and last of them have to be found."""
     first_ms = _first_ms(selection.first_time)
@@ -674,7 +923,7 @@ def _choose(snapshot: Snapshot, selection: Selection) -> Iterator[Record]:
 
     def in_time() -> Iterator[Record]:
         for record in snapshot.records():
-            if first_ms <= record.unix_ms <= last_ms:
+            if first_ms <= record.unix_ms <= last_ms and record.counter > selection.after_counter:
                 yield record
 
     if not selection.by_transaction:
