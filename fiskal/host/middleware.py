@@ -48,7 +48,7 @@ from fiskal.queue.queue import PROBE_S, Queue
 from fiskal.scu.client import pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
 from fiskal.scu.errors import ScuError
-from fiskal.scu.software import open_software_tse
+from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
 _log = logging.getLogger("fiskal.host")
@@ -67,12 +67,14 @@ Bytes = bytes | bytearray | memoryview
 
 def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Scu:
     """The driver ``software``: the embedded TSE for development and testing, in ``folder``."""
-    allowed = {"curve", "durable", "log_version"}
+    allowed = {"curve", "durable", "log_version", "rehearse"}
     unknown = sorted(set(options) - allowed)
     if unknown:
         raise ConfigurationError(
             f"the software TSE does not know the option {unknown[0]!r}; it knows {', '.join(sorted(allowed))}"
         )
+    if "rehearse" in options:
+        options = {**options, "rehearse": rehearsal.convert(options["rehearse"])}
     return open_software_tse(folder, clock=clock, **options)
 
 

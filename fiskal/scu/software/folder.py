@@ -7,6 +7,7 @@
 ``messages.log``   every signature (:mod:`fiskal.scu.software.log`)
 ``checkpoint``     the state after some record of the log; may be deleted, the log then is read whole
 ``exports``        TAR files of export sessions that are in use; emptied at the start
+``rehearse.json``  what is rehearsed, with ``rehearsed.json`` and ``rehearsing`` (:mod:`.rehearsal`)
 ``lock``           held by the process that uses the TSE
 =================  ==================================================================================
 """

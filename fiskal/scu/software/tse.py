@@ -40,6 +40,15 @@ from fiskal.scu.software.folder import (
     write_atomically,
     write_checkpoint,
 )
+from fiskal.scu.software.limits import (
+    DEFAULT_LIMITS,
+    MAX_CLIENTS,
+    MAX_COUNTER,
+    MAX_LOG_MEMORY_BYTES,
+    MAX_OPEN_TRANSACTIONS,
+    MAX_SIGNATURES,
+    Limits,
+)
 from fiskal.scu.software.log import Record, RecordLog, Snapshot
 from fiskal.tse._native import (
     LOG_FINISH,
@@ -66,11 +75,6 @@ FIRMWARE: Final = "fiskal software TSE 1.0"
 MANUFACTURER: Final = "fiskal (NOT CERTIFIED)"
 VERSION: Final = "1.0.0"
 
-MAX_CLIENTS: Final = 199
-MAX_OPEN_TRANSACTIONS: Final = 512
-MAX_SIGNATURES: Final = 20_000_000
-MAX_COUNTER: Final = 2**32 - 1
-"""Of signatureCounter and transactionNumber (TR-03153-1 §9.1: 32 bit)."""
 MAX_PROCESS_TYPE_CHARACTERS: Final = 100
 MAX_PROCESS_DATA_BYTES: Final = 65_536
 CHECKPOINT_EVERY: Final = 4096
@@ -116,13 +120,17 @@ class SoftwareTse:
         max_clients: int = MAX_CLIENTS,
         max_open_transactions: int = MAX_OPEN_TRANSACTIONS,
         max_signatures: int = MAX_SIGNATURES,
+        max_log_memory_bytes: int = MAX_LOG_MEMORY_BYTES,
         checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self.directory = Path(directory)
         self._clock = clock
-        self._max_clients = max_clients
-        self._max_open = max_open_transactions
-        self._max_signatures = min(max_signatures, MAX_COUNTER)
+        self._limits = Limits(
+            max_clients=max_clients,
+            max_open_transactions=max_open_transactions,
+            max_signatures=min(max_signatures, MAX_COUNTER),
+            max_log_memory_bytes=max_log_memory_bytes,
+        ).over(DEFAULT_LIMITS)
         self._checkpoint_every = checkpoint_every
         if log_version not in (2, 3):
             raise ConfigurationError(f"log_version is {log_version}; there are 2 and 3.")
@@ -153,13 +161,44 @@ class SoftwareTse:
                 version=self.description.log_version,
                 time_format=self._time_format,
             )
-            self._static = self._static_info()
             self._log = RecordLog(self.directory / "messages.log", durable=durable)
             stack.callback(self._log.close)
+            self._apply_limits()
             self._recover()
             self._resources = stack.pop_all()
         self._closed = False
         log.warning("%s (%s)", NOT_CERTIFIED_WARNING, self.directory)
+
+    # ---- limits -------------------------------------------------------------------------------
+
+    @property
+    def limits(self) -> Limits:
+        """What the TSE holds at most. Set it while no call is in progress; what is there already stays."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits.over(self._limits)
+        self._apply_limits()
+
+    def _apply_limits(self) -> None:
+        limits = self._limits
+        assert limits.max_clients is not None
+        assert limits.max_open_transactions is not None
+        assert limits.max_signatures is not None
+        assert limits.max_log_memory_bytes is not None
+        self._max_clients = limits.max_clients
+        self._max_open = limits.max_open_transactions
+        self._max_signatures = limits.max_signatures
+        self._full_at = self._log.first + limits.max_log_memory_bytes
+        self._static = self._static_info()
+
+    def _memory_full(self) -> TseRejected:
+        return TseRejected(
+            "MEMORY_FULL",
+            f"The log of the TSE has {self._log.end - self._log.first} of at most "
+            f"{self._limits.max_log_memory_bytes} bytes: export and erase it.",
+        )
 
     # ---- state --------------------------------------------------------------------------------
 
@@ -190,6 +229,8 @@ class SoftwareTse:
                     )
                 self._apply(record)
         self._checkpoint_at = checkpoint.counter + self._checkpoint_every
+        assert self._limits.max_log_memory_bytes is not None
+        self._full_at = self._log.first + self._limits.max_log_memory_bytes
         self._in_doubt = False
 
     def _apply(self, record: Record) -> None:
@@ -302,6 +343,8 @@ class SoftwareTse:
         client_id = self._clients.get(call.client_id)
         if client_id is None:
             raise client_not_registered(call.client_id)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
         if len(call.process_type) > MAX_PROCESS_TYPE_CHARACTERS:
             raise ClientError(
                 "INVALID_PROCESS_DATA",
@@ -456,6 +499,8 @@ class SoftwareTse:
             return
         if len(self._clients) >= self._max_clients:
             raise client_limit(len(self._clients), self._max_clients)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
         data = self._data((_PRINTABLE_STRING, client_id.encode()))
         self._system("registerClient", data, records.OP_REGISTER, client_id=client_id)
 
@@ -466,6 +511,8 @@ class SoftwareTse:
         numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
         if numbers:
             raise client_has_open_transactions(client_id, numbers)
+        if self._log.end >= self._full_at:
+            raise self._memory_full()
         data = self._data((_PRINTABLE_STRING, client_id.encode()))
         self._system("deregisterClient", data, records.OP_UNREGISTER, client_id=client_id)
 
@@ -524,7 +571,7 @@ class SoftwareTse:
             current_started_transaction_numbers=[],
             max_number_of_signatures=self._max_signatures,
             current_number_of_signatures=0,
-            max_log_memory_size=2**63 - 1,
+            max_log_memory_size=self._full_at - self._log.first,
             current_log_memory_size=0,
             current_state=TseStates.UNINITIALIZED,
             firmware_identification=FIRMWARE,
