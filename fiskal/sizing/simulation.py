@@ -77,7 +77,8 @@ class Outcome(msgspec.Struct, kw_only=True):
     ``response`` is what the customer waits for: from the wish for a receipt to its last signature. Its parts:
     ``queue_wait`` for the checkout's own queue, so also for the receipt's own start; ``wait`` for the TSE (of
     an implicit receipt for both calls together); and ``tse_response`` is ``wait`` and the TSE's own time.
-    ``start_wait`` is what the starts of the explicit flow wait for the TSE.
+    ``total_wait`` is ``queue_wait`` and ``wait``; ``start_wait`` is what the starts of the explicit flow wait
+    for the TSE.
     """
 
     seconds: float
@@ -89,6 +90,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     tse_response: Histogram
     start_wait: Histogram
     queue_wait: Histogram
+    total_wait: Histogram
     slowest: list[tuple[float, float]] = msgspec.field(default_factory=list)
     """(moment, response) of the receipts that a stall hit; filled only if there was one."""
 
@@ -196,6 +198,7 @@ class _Simulation:
             tse_response=Histogram(),
             start_wait=Histogram(),
             queue_wait=Histogram(),
+            total_wait=Histogram(),
         )
 
     def run(self, seconds: float, warmup_s: float) -> Outcome:
@@ -326,7 +329,9 @@ class _Simulation:
         outcome.response.record(response)
         outcome.wait.record(call.waited)
         outcome.tse_response.record(self._now - call.first_entered_at)
-        outcome.queue_wait.record(call.first_entered_at - call.asked_at)
+        in_line = call.first_entered_at - call.asked_at
+        outcome.queue_wait.record(in_line)
+        outcome.total_wait.record(in_line + call.waited)
         if self._stall is not None and checkout.wanted_at < self._stalled_until <= self._now:
             outcome.slowest.append((checkout.wanted_at - self._from, response))
 
