@@ -29,6 +29,8 @@ COMMANDS: Final = {
     "doctor": "Say in which mode each queue is, why, and what to do.",
     "transactions": "List open transactions of queues and TSEs, close orphans.",
     "verify": "Check a QR code or a whole journal.",
+    "size": "Plan how many TSEs and queues a shop needs.",
+    "bench": "Measure how fast a TSE is.",
 }
 """Commands with their short help, in the order in which one meets them."""
 

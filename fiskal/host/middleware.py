@@ -592,11 +592,19 @@ class _Attempts:
         self.not_before = 0.0
 
 
+def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
+    """Open one SCU of the host in ``folder`` by itself. Raises ConfigurationError, or what its driver raises."""
+    if scu.driver not in DRIVERS:
+        raise ConfigurationError(
+            f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
+        )
+    return DRIVERS[scu.driver](folder / "scu" / scu.id, scu.options, clock)
+
+
 def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Callable[[], Scu]:
     if given is not None:
         return lambda: given
-    driver = DRIVERS[scu.driver]
-    return lambda: driver(folder / "scu" / scu.id, scu.options, clock)
+    return lambda: open_scu(scu, folder, clock)
 
 
 def _new_queue(queue_no: int, queue: QueueConfig, cash_box_id: str, now: int) -> QueueRow:

@@ -30,6 +30,8 @@ from fiskal.sizing.simulation import EDF, Cycle, Flow, Scheduling
 
 _COARSE: Final = 25
 """Points of a service time where a sum over all of them is taken very often."""
+_FINE: Final = 100
+"""The same where its tail shows in the answer."""
 _NORMAL: Final = NormalDist()
 _SHORTEST_THINKING: Final = 0.05
 """In service times: below that a checkout is always at the TSE, and probabilities leave the range of floats."""
@@ -89,8 +91,9 @@ def open_quantile(wait_s: float, utilisation: float, share: float) -> float:
 
 
 def _implicit(checkouts: int, think_s: float, start: ServiceTime, finish: ServiceTime) -> Prediction:
+    both = [a + b for a in _coarse(start.points) for b in _coarse(finish.points)]
     service = _Service(
-        [a + b for a in _coarse(start.points) for b in _coarse(finish.points)],
+        both,
         start.mean_s + finish.mean_s,
         start.variance + finish.variance,
         start.third_central_moment + finish.third_central_moment,
@@ -103,7 +106,7 @@ def _implicit(checkouts: int, think_s: float, start: ServiceTime, finish: Servic
         wait_mean_s=_mean_wait(met, service),
         start_wait_p95_s=0.0,
         wait=wait,
-        response=_after(wait, service.points),
+        response=_after(wait, _coarse(both, _FINE)),
     )
 
 
@@ -111,7 +114,6 @@ def _explicit(
     checkouts: int, think_s: float, start: ServiceTime, finish: ServiceTime, scheduling: Scheduling
 ) -> Prediction:
     service = _either(start, finish)
-    finish_points = _coarse(finish.points)
     response = service.mean
     met, rate = [1.0], 0.0
     for _ in range(30):
@@ -149,7 +151,7 @@ def _explicit(
         wait_mean_s=mean,
         start_wait_p95_s=open_quantile(start_mean, min(utilisation, 1.0), 0.95),
         wait=wait,
-        response=_after(wait, finish_points),
+        response=_after(wait, _coarse(finish.points, _FINE)),
     )
 
 
@@ -186,15 +188,15 @@ def _either(start: ServiceTime, finish: ServiceTime) -> _Service:
     return _Service([*_coarse(start.points), *_coarse(finish.points)], mean, variance, third)
 
 
-def _coarse(points: Sequence[float]) -> list[float]:
-    """At most ``_COARSE`` equally likely points with the same mean: the means of as many slices."""
-    if len(points) <= _COARSE:
+def _coarse(points: Sequence[float], count: int = _COARSE) -> list[float]:
+    """At most ``count`` equally likely points with the same mean: the means of as many slices."""
+    if len(points) <= count:
         return list(points)
     ordered = sorted(points)
-    size = len(ordered) / _COARSE
-    slices = [ordered[round(n * size) : round((n + 1) * size)] for n in range(_COARSE)]
+    size = len(ordered) / count
+    slices = [ordered[round(n * size) : round((n + 1) * size)] for n in range(count)]
     coarse = [math.fsum(part) / len(part) for part in slices]
-    scale = math.fsum(ordered) / len(ordered) * _COARSE / math.fsum(coarse)
+    scale = math.fsum(ordered) / len(ordered) * count / math.fsum(coarse)
     return [point * scale for point in coarse]
 
 

@@ -169,7 +169,8 @@ def profile_of(measurement: Measurement, like: Profile | None = None) -> Profile
         high_s=mean * 1.05,
         max_signatures=tse.max_signatures,
         log_memory_bytes=tse.max_log_memory_bytes,
-        log_bytes_per_signature=tse.log_bytes_per_signature or LOG_BYTES_PER_SIGNATURE,
+        log_bytes_per_signature=(tse.max_log_memory_bytes and tse.log_bytes_per_signature)
+        or LOG_BYTES_PER_SIGNATURE,
         max_clients=tse.max_clients,
         max_open_transactions=tse.max_open_transactions,
         certificate_years=like.certificate_years if like else None,

@@ -175,9 +175,9 @@ class _Simulation:
         self._random = random
         self._start = start.sampler(random)
         self._finish = finish.sampler(random)
-        self._items = _geometric(cycle.items, random)
-        self._gap = _gamma(cycle.gap_s, cycle.gap_cv, random)
-        self._pay = _gamma(cycle.pay_s, cycle.pay_cv, random)
+        self._items = geometric(cycle.items, random)
+        self._gap = gamma(cycle.gap_s, cycle.gap_cv, random)
+        self._pay = gamma(cycle.pay_s, cycle.pay_cv, random)
         self._stall = stall
         self._number = 0
         self._events: list[tuple[float, int, int, _Checkout | _Call | None]] = []
@@ -336,7 +336,7 @@ class _Simulation:
             outcome.slowest.append((checkout.wanted_at - self._from, response))
 
 
-def _geometric(mean: float, random: Random) -> Callable[[], int]:
+def geometric(mean: float, random: Random) -> Callable[[], int]:
     """Numbers 1, 2, 3 … with this mean."""
     if mean <= 1:
         return lambda: 1
@@ -344,7 +344,7 @@ def _geometric(mean: float, random: Random) -> Callable[[], int]:
     return lambda: 1 + int(math.log(1.0 - random.random()) * scale)
 
 
-def _gamma(mean: float, cv: float, random: Random) -> Callable[[], float]:
+def gamma(mean: float, cv: float, random: Random) -> Callable[[], float]:
     """Durations with this mean and coefficient of variation."""
     if mean == 0 or cv == 0:
         return lambda: mean

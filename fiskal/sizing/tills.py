@@ -81,6 +81,9 @@ class Watched:
         """This object, typed as what it stands in for."""
         return cast(Scu, self)
 
+    def close(self) -> None:
+        """Whoever opened the SCU closes it."""
+
     def start_transaction(
         self, request: StartTransactionRequest, deadline: Deadline | None = None
     ) -> StartTransactionResponse:
@@ -119,14 +122,14 @@ class Watched:
             )
             self._try(lambda retry=retry: self.start_transaction(retry, deadline), deadline)  # type: ignore[misc]
         for number, client_id in list(self._open.items()):
-            request = FinishTransactionRequest(
+            abort = FinishTransactionRequest(
                 client_id=client_id,
                 transaction_number=number,
                 process_type="Kassenbeleg-V1",
                 process_data_base64=_base64(_ABORTED),
                 queue_item_id=str(uuid.uuid4()),
             )
-            self._try(lambda request=request: self.finish_transaction(request, deadline), deadline)  # type: ignore[misc]
+            self._try(lambda abort=abort: self.finish_transaction(abort, deadline), deadline)  # type: ignore[misc]
         return [0] * len(self._unknown) + self._still_open(deadline)
 
     def _still_open(self, deadline: Deadline) -> list[int]:
