@@ -242,17 +242,19 @@ def _finite_source(checkouts: int, think_s: float, service: _Service) -> tuple[l
 
 def _rise(thinking: int, joined: Sequence[float]) -> list[float]:
     """P(at least k of ``thinking`` checkouts want something during one service), for k = 0, 1, …"""
-    exactly = [0.0] * (thinking + 1)
+    exactly = [0.0]
     for p in joined:
-        if p >= 1:
-            exactly[thinking] += 1.0
-            continue
         term = (1 - p) ** thinking
-        if term == 0.0:  # underflow: nearly all of them
-            exactly[min(thinking, round(thinking * p))] += 1.0
+        certain = p >= 1 or term == 0.0  # 0 as a float: nearly all of them
+        k = thinking if p >= 1 else round(thinking * p)
+        if certain:
+            exactly += [0.0] * (k + 1 - len(exactly))
+            exactly[k] += 1.0
             continue
         ratio = p / (1 - p)
         for k in range(thinking + 1):
+            if k == len(exactly):
+                exactly.append(0.0)
             exactly[k] += term
             term *= (thinking - k) / (k + 1) * ratio
             if term < 1e-15 and k > thinking * p:

@@ -11,7 +11,7 @@ import msgspec
 from fiskal.sizing.analytic import Prediction, predict
 from fiskal.sizing.errors import ImpossibleShop
 from fiskal.sizing.profiles import Profile
-from fiskal.sizing.shop import Shop
+from fiskal.sizing.shop import MAX_CHECKOUTS, Shop
 from fiskal.sizing.simulation import Outcome, simulate
 
 RECEIPTS: Final = 20_000
@@ -272,7 +272,7 @@ def capacity_of(shop: Shop, profile: Profile) -> Capacity:
     """What one TSE carries, from the formulas: utilisation, wait, clients and open transactions."""
     each = shop.offered_utilisation(profile, 1)
     by_load = int(shop.max_utilisation / each + 1e-9)
-    limits = [(by_load, "utilisation")]
+    limits = [(by_load, "utilisation"), (MAX_CHECKOUTS, "size of a shop")]
     if profile.max_clients is not None:
         limits.append((profile.max_clients * shop.checkouts_per_queue, "clients"))
     if profile.max_open_transactions is not None:
