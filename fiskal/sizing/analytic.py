@@ -245,9 +245,8 @@ def _rise(thinking: int, joined: Sequence[float]) -> list[float]:
     exactly = [0.0]
     for p in joined:
         term = (1 - p) ** thinking
-        certain = p >= 1 or term == 0.0  # 0 as a float: nearly all of them
-        k = thinking if p >= 1 else round(thinking * p)
-        if certain:
+        if term == 0.0:  # too small for a float: nearly all of them do
+            k = round(thinking * p)
             exactly += [0.0] * (k + 1 - len(exactly))
             exactly[k] += 1.0
             continue

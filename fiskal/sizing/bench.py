@@ -45,14 +45,15 @@ def productive_clients(info: TseInfo) -> list[str]:
 class Bench:
     """One TSE that is measured. Use it as a context manager: at the end nothing is open on the TSE.
 
-    ``scu`` stays open. Raises MeasurementError for a TSE that is not in operation, ScuError for one that does
-    not answer.
+    ``scu`` stays open. ``close_s`` is how long open transactions are tried to be finished. Raises
+    MeasurementError for a TSE that is not in operation, ScuError for one that does not answer.
     """
 
-    def __init__(self, scu: ScuCore, *, driver: str, simulated: bool) -> None:
+    def __init__(self, scu: ScuCore, *, driver: str, simulated: bool, close_s: float = CLOSE_S) -> None:
         self._scu = scu
         self._driver = driver
         self._simulated = simulated
+        self._close_s = close_s
         self._watched = Watched(scu)
         self._clockwork = Clockwork()
         self.info = scu.get_tse_info(Deadline(CALL_S))
@@ -81,7 +82,7 @@ class Bench:
     def finish(self) -> list[int]:
         """Finish what is open and take back the registration; return the numbers that stay open."""
         self._scu.observer = None
-        self.left_open = self._watched.close_open(CLOSE_S)
+        self.left_open = self._watched.close_open(self._close_s)
         if not self._registered and not self.left_open:
             try:
                 self._scu.unregister_client_id(

@@ -316,8 +316,10 @@ class _Run:
             self._failed(error, tally)
             return False
         ended = time.perf_counter()
+        if wanted is None:
+            return True
         self._failed_in_a_row = 0
-        if wanted is None or not self._measure_from <= ended < self._end:
+        if not self._measure_from <= ended < self._end:
             return True
         waited, served = tally.waited_ns / 1e9, tally.served_ns / 1e9
         in_line = max(0.0, began - wanted)
