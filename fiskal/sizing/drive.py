@@ -268,14 +268,13 @@ class _Run:
         draw_items = geometric(settings.items, random)
         gap = gamma(cycle.gap_s, cycle.gap_cv, random) if cycle else None
         pay = gamma(cycle.pay_s, cycle.pay_cv, random) if cycle else None
-        if gap is not None and cycle is not None and settings.arrival == "closed":
-            # Spread over a whole cycle, or all of them would begin in step.
-            self._sleep_until(time.perf_counter() + random.random() * cycle.total_s)
+        # Begins somewhere in a cycle, as if the shop had been open for a while; all in step would be a rush.
+        gone = random.random() * cycle.total_s if cycle is not None else 0.0
         while not self._stop.is_set():
             if settings.arrival == "closed":
                 first_item, items = time.perf_counter(), draw_items()
                 if gap is not None:
-                    first_item += gap()
+                    first_item += gap() - gone
                     if self._sleep_until(first_item):
                         return
             else:
@@ -286,6 +285,9 @@ class _Run:
             wanted = first_item
             if cycle is not None and pay is not None:
                 wanted += (cycle.scan_s * items / cycle.items) + pay()
+            if gone and settings.arrival == "closed":
+                wanted = max(wanted, time.perf_counter())
+                gone = 0.0
             self._serve(till, tally, random, items, wanted)
 
     def _serve(self, till: Till, tally: _Tally, random: Random, items: int, wanted: float) -> None:
