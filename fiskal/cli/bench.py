@@ -362,7 +362,7 @@ def _settings(
             orders_per_bill=orders_per_bill,
         )
         cycle = shop.cycle(_probed(probe(bench.scu)))
-        rate = shop.transactions_per_s * max(checkouts)
+        rate = shop.transactions_per_s
     return Settings(
         flow=flow,
         items=items,

@@ -39,8 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """How one point is measured.
 
     ``cycle`` are the pauses of a checkout; None is without any, which shows what the TSE can do. With ``poisson``
-    ``rate_per_s`` customers come to all checkouts together, whether they are free or not; ``trace`` replays
-    ``customers``.
+    ``rate_per_s`` customers come for each checkout, whether one is free or not; ``trace`` replays ``customers``.
     """
 
     flow: FlowName
@@ -248,7 +247,7 @@ class _Run:
         items = geometric(settings.items, random)
         moment = self._begin
         while True:
-            moment += random.expovariate(settings.rate_per_s)
+            moment += random.expovariate(settings.rate_per_s * len(self._tills))
             if self._sleep_until(moment):
                 return
             self._arrivals.put((moment, items()))

@@ -134,7 +134,7 @@ def test_customers_who_find_no_free_checkout_wait_from_the_moment_they_come(tmp_
 
 def test_poisson_customers_come_at_the_given_rate(tmp_path: Path) -> None:
     with tse(tmp_path, ms=1) as scu, start_bench(scu) as bench:
-        made = settings(arrival="poisson", rate_per_s=50.0, duration_s=2.0)
+        made = settings(arrival="poisson", rate_per_s=50.0 / 6, duration_s=2.0)
         (point,) = bench.run([6], made, SETUP).points
     assert 50 <= point.receipts <= 150
 
