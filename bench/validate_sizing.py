@@ -27,7 +27,7 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.sizing.analytic import predict
 from fiskal.sizing.drive import Clockwork, Result, Settings, measure
-from fiskal.sizing.profiles import Profile
+from fiskal.sizing.profiles import bare
 from fiskal.sizing.service import ServiceTime
 from fiskal.sizing.shop import Shop
 from fiskal.sizing.simulation import EDF, FIFO, Scheduling, simulate
@@ -76,16 +76,7 @@ def run_case(
     flow: str, load: float, service: ServiceTime, scheduling: Scheduling, options: argparse.Namespace
 ) -> Case:
     """Predict and measure one load of one flow."""
-    profile = Profile(
-        name="rehearsed",
-        title="rehearsed",
-        start=service,
-        finish=service,
-        low_s=service.mean_s,
-        high_s=service.mean_s,
-        source="configured",
-        uncertainty="none",
-    )
+    profile = bare(service, "configured")
     rate = 3600 * load / (options.checkouts * 2 * service.mean_s)
     shop = Shop(checkouts=options.checkouts, receipts_per_hour=rate, flow=flow, items=4, seconds_per_item=0.5)  # type: ignore[arg-type]
     cycle = shop.cycle(profile)

@@ -28,7 +28,7 @@ from fiskal.sizing import text
 from fiskal.sizing.bench import Bench, MakeTills, probe, productive_clients, scu_tills
 from fiskal.sizing.drive import Arrival, Customer, Settings, Snapshot, Watcher
 from fiskal.sizing.measurement import Measurement, Setup, encode
-from fiskal.sizing.profiles import PROFILES, Profile
+from fiskal.sizing.profiles import PROFILES, bare
 from fiskal.sizing.service import ServiceTime
 from fiskal.sizing.shop import FlowName, Shop
 from fiskal.sizing.simulation import Cycle
@@ -361,7 +361,8 @@ def _settings(
             flow=flow,
             orders_per_bill=orders_per_bill,
         )
-        cycle = shop.cycle(_probed(probe(bench.scu)))
+        service = ServiceTime(mean_s=max(probe(bench.scu), 1e-6), cv=0.0)
+        cycle = shop.cycle(bare(service, "a few receipts before the measurement"))
         rate = shop.transactions_per_s
     return Settings(
         flow=flow,
@@ -374,20 +375,6 @@ def _settings(
         warmup_s=warmup,
         duration_s=duration,
         seed=seed,
-    )
-
-
-def _probed(signature_s: float) -> Profile:
-    service = ServiceTime(mean_s=max(signature_s, 1e-6), cv=0.0)
-    return Profile(
-        name="probed",
-        title="probed",
-        start=service,
-        finish=service,
-        low_s=service.mean_s,
-        high_s=service.mean_s,
-        source="a few receipts before the measurement",
-        uncertainty="",
     )
 
 

@@ -142,7 +142,7 @@ def command(
     compared: list[Scenario] = []
     if compare:
         progress("scenarios")
-        compared = scenarios(shop, profile, seed=seed)
+        compared = scenarios(planned, seed=seed)
     if html is not None and html_path is not None:
         progress("report")
         page = html.plan(planned, compared).encode()

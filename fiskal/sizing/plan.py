@@ -148,6 +148,11 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         """What is in work every day: all TSEs with the spares."""
         return next((variant for variant in self.variants if variant.tses == self.tses), None)
 
+    @property
+    def shown(self) -> Variant:
+        """What is chosen, or what was tried last if nothing is good."""
+        return self.chosen or self.variants[-1]
+
 
 def plan(shop: Shop, profile: Profile, *, seed: int = 1, progress: Progress | None = None) -> Plan:
     """Plan the shop. Raises ImpossibleShop for a queue that more terminals share than it has to."""

@@ -62,6 +62,20 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def bare(service: ServiceTime, source: str) -> Profile:
+    """A TSE of which nothing is known but how long a signature takes."""
+    return Profile(
+        name="bare",
+        title="TSE",
+        start=service,
+        finish=service,
+        low_s=service.mean_s,
+        high_s=service.mean_s,
+        source=source,
+        uncertainty="",
+    )
+
+
 def _device(mean_s: float) -> ServiceTime:
     return ServiceTime(mean_s=mean_s, cv=0.2)
 

@@ -248,7 +248,7 @@ def test_every_preset_is_a_possible_shop(kind: str) -> None:
 
 
 def test_the_scenarios_are_compared_for_one_shop() -> None:
-    compared = {each.name: each for each in scenarios(supermarket(checkouts=12), SWISSBIT)}
+    compared = {each.name: each for each in scenarios(plan(supermarket(checkouts=12), SWISSBIT))}
     assert list(compared) == [
         "TSE per checkout",
         "main checkout",
@@ -264,8 +264,8 @@ def test_the_scenarios_are_compared_for_one_shop() -> None:
 
 
 def test_the_text_names_answer_models_lifetime_and_assumptions() -> None:
-    shop = supermarket(spare=1)
-    told = text.plan(plan(shop, SWISSBIT), scenarios(shop, SWISSBIT))
+    planned = plan(supermarket(spare=1), SWISSBIT)
+    told = text.plan(planned, scenarios(planned))
     for words in ("=> 2 TSEs", "difference", "Add a TSE when", "log memory", "Assumptions", "data centre"):
         assert words in told
     assert max(map(len, told.splitlines())) <= 145
