@@ -139,7 +139,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     needed: int | None
     tses: int | None
     checkouts_per_queue: int
-    queue_busy: float | None
+    queue_busy: float
     lifetime: Lifetime
     stalls: list[StallEffect]
 
@@ -299,14 +299,16 @@ def capacity_of(shop: Shop, profile: Profile) -> Capacity:
     )
 
 
-def queue_of(shop: Shop, profile: Profile, load: Load) -> tuple[int, float | None]:
+def queue_of(shop: Shop, profile: Profile, load: Load) -> tuple[int, float]:
     """How many terminals may share a queue, and how busy a queue is as the shop has it.
 
-    A queue has one receipt in work at a time; it should be free for every second one.
+    A queue has one receipt in work at a time; it should be free for every second one. Where the TSE is overloaded,
+    its own time alone is counted.
     """
     if load.simulation is None:
-        return 1, None
-    response = load.simulation.response_s[0]
+        response = profile.finish.mean_s + (0 if shop.tse_flow == "explicit" else profile.start.mean_s)
+    else:
+        response = load.simulation.response_s[0]
     if shop.tse_flow == "explicit":
         response += profile.start.mean_s
     each = shop.transactions_per_s * response

@@ -9,6 +9,7 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fiskal.histogram import Histogram
 from fiskal.sizing.measurement import Measurement, Point
@@ -62,10 +63,14 @@ def growth(planned: Plan) -> str:
         highest = max(*line, *seen, shop.p95_wait_s * 1300)
         top = min(highest, max(shop.p95_wait_s * 8000, 100))
         axes.set_ylim(0, top * 1.08)
-        axes.set_xlim(0, most * 1.04)
+        axes.set_xlim(0, max(most * 1.04, min(full * 1.08, most * 1.3)))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axes.get_xlim()[1] > full:
+            axes.axvspan(full, axes.get_xlim()[1], color=RED, alpha=0.10, linewidth=0)
+            axes.text(full, top * 0.75, "overloaded ", color=RED, ha="right", rotation=90, va="top")
         axes.axhline(shop.p95_wait_s * 1000, color=RED, linewidth=1.2, linestyle="--")
         axes.text(
-            0.3, shop.p95_wait_s * 1000, f" wanted: {shop.p95_wait_s * 1000:g} ms", color=RED, va="bottom"
+            0, shop.p95_wait_s * 1000, f" wanted: {shop.p95_wait_s * 1000:g} ms", color=RED, va="bottom"
         )
         if limit_by_load <= most:
             axes.axvline(limit_by_load, color=GREY, linewidth=1.2, linestyle=":")
@@ -73,11 +78,10 @@ def growth(planned: Plan) -> str:
         if planned.capacity.checkouts:
             axes.axvspan(0, planned.capacity.checkouts, color=GREEN, alpha=0.07, linewidth=0)
             axes.text(
-                planned.capacity.checkouts / 2,
-                top * 0.93,
-                f"one TSE carries {planned.capacity.checkouts}",
+                0,
+                top * 0.95,
+                f"  one TSE carries {planned.capacity.checkouts}",
                 color=GREEN,
-                ha="center",
             )
         chosen = planned.chosen
         if chosen is not None and chosen.load.p95_wait_s is not None and chosen.load.checkouts <= most:
@@ -163,6 +167,7 @@ def throughput(measured: Measurement) -> str:
         axes.plot(numbers, [p.receipts_per_s for p in points], "o-", color=BLUE, label="receipts/s")
         axes.set_ylim(0, None)
         axes.set_xlim(0, max(numbers) * 1.06)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         right = axes.twinx()
         right.spines["right"].set_visible(True)
         right.grid(visible=False)

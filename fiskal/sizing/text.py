@@ -316,10 +316,10 @@ def _queues(planned: Plan) -> str:
     shop = planned.shop
     text = (
         "Queues: one for every register that is notified to the tax office. Input devices without own register\n"
-        f"may share one: up to {planned.checkouts_per_queue} terminals like these per queue. A further queue "
+        f"may share one, {planned.checkouts_per_queue} terminals like these at the most. A further queue "
         "makes no TSE faster."
     )
-    if planned.queue_busy is not None and shop.checkouts_per_queue > 1:
+    if shop.checkouts_per_queue > 1:
         text += f"\nWith {shop.checkouts_per_queue} terminals each, a queue is busy {planned.queue_busy:.0%}."
         if planned.queue_busy > 0.5:
             text += " That is too much: its receipts wait for each other."
