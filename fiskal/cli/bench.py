@@ -35,6 +35,8 @@ from fiskal.sizing.simulation import Cycle
 from fiskal.sizing.tills import CLIENT_ID, SignTill, Till
 
 MAX_CHECKOUTS: Final = 500
+AFTER_LAST_S: Final = 30.0
+"""How long a run goes on after the last customer of a trace has come."""
 _SIMULATED: Final = re.compile(r"(\d+(?:\.\d+)?)(?:ms)?(?::(\d+(?:\.\d+)?))?")
 
 
@@ -124,9 +126,17 @@ def _simulated(
     show_default=True,
     help="Ask the SCU, or sign with the whole middleware on a scratch journal.",
 )
-@click.option("--warmup", metavar="S", type=click.FloatRange(0, 3600), default=5.0, show_default=True)
 @click.option(
-    "--duration", metavar="S", type=click.FloatRange(0, 86400, min_open=True), default=30.0, show_default=True
+    "--warmup",
+    metavar="S",
+    type=click.FloatRange(0, 3600),
+    help="Not measured.  [default: 5, 0 with a trace]",
+)
+@click.option(
+    "--duration",
+    metavar="S",
+    type=click.FloatRange(0, 86400, min_open=True),
+    help="Of each run.  [default: 30, or as long as the trace]",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same customers every time.")
 @click.option(
@@ -150,8 +160,8 @@ def tse(
     arrival: Arrival,
     trace: Path | None,
     through: str,
-    warmup: float,
-    duration: float,
+    warmup: float | None,
+    duration: float | None,
     seed: int,
     out: Path | None,
     csv_path: Path | None,
@@ -174,6 +184,11 @@ def tse(
       fiskal size --measurement measured.json --checkouts 40 --receipts-per-hour 50
     """
     _check(data, simulate, arrival, trace, receipts_per_hour)
+    customers = () if trace is None else _read_trace(trace, items)
+    if warmup is None:
+        warmup = 0.0 if customers else 5.0
+    if duration is None:
+        duration = customers[-1].at_s + AFTER_LAST_S if customers else 30.0
     # Fails before anything is signed if the report could not be drawn.
     write_html = None if html_path is None else html_writer()
     with ExitStack() as stack:
@@ -183,7 +198,7 @@ def tse(
         _ask(bench, simulate is not None, yes)
         with bench:
             settings = _settings(
-                bench, flow, items, orders_per_bill, receipts_per_hour, arrival, trace, warmup, duration, seed,
+                bench, flow, items, orders_per_bill, receipts_per_hour, arrival, customers, warmup, duration, seed,
                 checkouts,
             )  # fmt: skip
             make: MakeTills = scu_tills
@@ -208,16 +223,17 @@ def tse(
             )
     if common.is_watched(as_json):
         click.echo("\r\x1b[K", nl=False, err=True)
+    # First what cannot fail: a full disk must not cost the measurement.
+    if as_json:
+        common.write(encode(measurement))
+    else:
+        click.echo(text.measurement(measurement))
     if out is not None:
         common.replace_file(out, lambda file: file.write(encode(measurement)))
     if csv_path is not None:
         common.replace_file(csv_path, lambda file: file.write(_csv(measurement)))
     if html_path is not None and write_html is not None:
         write_html(html_path, measurement)
-    if as_json:
-        common.write(encode(measurement))
-    else:
-        click.echo(text.measurement(measurement))
     if measurement.stopped == "interrupted":
         ctx.exit(130)
     ctx.exit(common.BAD if measurement.stopped or measurement.left_open else 0)
@@ -345,7 +361,7 @@ def _settings(
     orders_per_bill: float,
     receipts_per_hour: float | None,
     arrival: Arrival,
-    trace: Path | None,
+    customers: tuple[Customer, ...],
     warmup: float,
     duration: float,
     seed: int,
@@ -371,7 +387,7 @@ def _settings(
         arrival=arrival,
         cycle=cycle,
         rate_per_s=rate,
-        customers=() if trace is None else _read_trace(trace, items),
+        customers=customers,
         warmup_s=warmup,
         duration_s=duration,
         seed=seed,

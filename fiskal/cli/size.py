@@ -143,16 +143,18 @@ def command(
     if compare:
         progress("scenarios")
         compared = scenarios(planned, seed=seed)
-    if html is not None and html_path is not None:
+    page = None
+    if html is not None:
         progress("report")
         page = html.plan(planned, compared).encode()
-        common.replace_file(html_path, lambda file: file.write(page))
     if watched:
         click.echo("\r\x1b[K", nl=False, err=True)
     if as_json:
         common.print_json(as_plain(planned, compared))
     else:
         click.echo(text.plan(planned, compared))
+    if page is not None and html_path is not None:
+        common.replace_file(html_path, lambda file: file.write(page))
     ctx.exit(0 if planned.tses is not None else common.BAD)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -63,7 +64,6 @@ class Bench:
                 hint="A benchmark puts no TSE into operation. Sign a start receipt first, or use --simulate.",
             )
         self._registered = CLIENT_ID in self.info.current_client_ids
-        self.left_open: list[int] = []
 
     @property
     def scu(self) -> Scu:
@@ -77,20 +77,17 @@ class Bench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.finish()
-
-    def finish(self) -> list[int]:
-        """Finish what is open and take back the registration; return the numbers that stay open."""
         self._scu.observer = None
-        self.left_open = self._watched.close_open(self._close_s)
-        if not self._registered and not self.left_open:
-            try:
+        if not self.close_open() and not self._registered:
+            # A TSE that has failed keeps the client; it does no harm.
+            with contextlib.suppress(ScuError):
                 self._scu.unregister_client_id(
                     UnregisterClientIdRequest(client_id=CLIENT_ID), Deadline(CALL_S)
                 )
-            except ScuError:
-                self._registered = True  # a TSE that has failed keeps it; it does no harm
-        return self.left_open
+
+    def close_open(self) -> list[int]:
+        """Finish what is open; return the numbers that stay open, 0 for a start with unknown outcome."""
+        return self._watched.close_open(self._close_s)
 
     def run(
         self,
@@ -118,7 +115,7 @@ class Bench:
             if result.stopped:
                 stopped = result.stopped
                 break
-        left_open = self.finish()
+        left_open = self.close_open()
         return Measurement(
             fiskal=__version__,
             measured_at=format_ticks(clock.now()),

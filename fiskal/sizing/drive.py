@@ -133,7 +133,8 @@ def measure(
     """Let every till work for warm-up and duration, and measure the duration.
 
     ``clockwork`` must observe the SCU that the tills reach. Setting ``stop``, or a KeyboardInterrupt in this
-    thread, ends the run at once: receipts in work are finished, what was measured is returned.
+    thread, ends the run at once: receipts in work are finished, what was measured is returned. A trace ends when
+    its last customer is served.
     """
     return _Run(tills, settings, clockwork, stop or threading.Event()).run(watch)
 
@@ -150,6 +151,7 @@ class _Run:
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
         self._why = ""
+        self._to_serve = len(settings.customers) if settings.arrival == "trace" else -1
         self._arrivals: queue.SimpleQueue[tuple[float, int]] = queue.SimpleQueue()
         self._begin = self._measure_from = self._end = 0.0
 
@@ -168,7 +170,7 @@ class _Run:
         for thread in threads:
             thread.start()
         try:
-            while not self._stop.wait(0.25) and time.perf_counter() < self._end:
+            while self._to_serve and not self._stop.wait(0.25) and time.perf_counter() < self._end:
                 if watch is not None:
                     watch(self._snapshot())
         except KeyboardInterrupt:
@@ -288,6 +290,8 @@ class _Run:
                 wanted = max(wanted, time.perf_counter())
                 gone = 0.0
             self._serve(till, tally, random, items, wanted)
+            with self._lock:
+                self._to_serve -= 1
 
     def _serve(self, till: Till, tally: _Tally, random: Random, items: int, wanted: float) -> None:
         """One customer, from the first item to the answer."""
