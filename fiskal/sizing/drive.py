@@ -269,26 +269,30 @@ class _Run:
         draw_items = geometric(settings.items, random)
         gap = gamma(cycle.gap_s, cycle.gap_cv, random) if cycle else None
         pay = gamma(cycle.pay_s, cycle.pay_cv, random) if cycle else None
-        # Begins somewhere in a cycle, as if the shop had been open for a while; all in step would be a rush.
-        gone = random.random() * cycle.total_s if cycle is not None else 0.0
+        first = cycle is not None and settings.arrival == "closed"
         while not self._stop.is_set():
             if settings.arrival == "closed":
-                first_item, items = time.perf_counter(), draw_items()
-                if gap is not None:
-                    first_item += gap() - gone
-                    if self._sleep_until(first_item):
-                        return
+                items, pause = draw_items(), gap() if gap is not None else 0.0
+                first_item = time.perf_counter() + pause
             else:
+                pause = 0.0
                 try:
                     first_item, items = self._arrivals.get(timeout=0.1)
                 except queue.Empty:
                     continue
             wanted = first_item
             if cycle is not None and pay is not None:
-                wanted += (cycle.scan_s * items / cycle.items) + pay()
-            if gone and settings.arrival == "closed":
-                wanted = max(wanted, time.perf_counter())
-                gone = 0.0
+                wanted += cycle.scan_s * items / cycle.items + pay()
+            if first:
+                # Begins somewhere in a cycle, as if the shop had been open for a while. A start that lies before
+                # that is made up for when it suits, because all of them at once would be a rush.
+                now = time.perf_counter()
+                gone = random.random() * (wanted - first_item + pause)
+                wanted -= gone
+                first_item = max(first_item - gone, now + random.random() * (wanted - now))
+                first = False
+            if settings.arrival == "closed" and self._sleep_until(first_item):
+                return
             self._serve(till, tally, random, items, wanted)
             with self._lock:
                 self._to_serve -= 1

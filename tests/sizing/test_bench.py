@@ -355,3 +355,13 @@ def test_too_few_signatures_are_no_profile(measured: Measurement) -> None:
     few = msgspec.structs.replace(measured, service={"start": measured.service["start"]})
     with pytest.raises(MeasurementError, match="0 signatures of a kind"):
         profile_of(few)
+
+
+def test_a_run_does_not_begin_with_a_rush(tmp_path: Path) -> None:
+    slow = Cycle(gap_s=30, scan_s=40, pay_s=30, items=3)
+    with tse(tmp_path) as scu, start_bench(scu) as bench:
+        before = scu.get_tse_info().current_number_of_signatures
+        bench.run([20], settings(flow="explicit", cycle=slow, warmup_s=0.0, duration_s=0.5), SETUP)
+        after = scu.get_tse_info().current_number_of_signatures
+    # 40 signatures in 100 s are about none in half a second; each start that was made is finished at the end.
+    assert after - before <= 8
