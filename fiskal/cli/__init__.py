@@ -30,6 +30,8 @@ COMMANDS: Final = {
     "transactions": "List open transactions of queues and TSEs, close orphans.",
     "verify": "Check a QR code or a whole journal.",
     "tse": "Look at a TSE, initialise, export and rehearse it.",
+    "size": "Plan how many TSEs and queues a shop needs.",
+    "bench": "Measure how fast a TSE is.",
 }
 """Commands with their short help, in the order in which one meets them."""
 

@@ -79,6 +79,10 @@ log = logging.getLogger(__name__)
 MAX_QUEUE_ITEM_ID_CHARACTERS: Final = 64
 """A GUID has 36; longer ones are refused."""
 
+Observer = Callable[[Op, int, int, bool], None]
+"""Told of every transaction call that had its turn, in the caller's thread and after the turn: what it was, how
+long it waited for its turn and how long it had it (both in nanoseconds), and whether it was answered."""
+
 _NEVER: Final = float("-inf")
 _T = TypeVar("_T")
 
@@ -106,6 +110,7 @@ class ScuCore:
     ) -> None:
         if calls is None and not driver.remembers_calls:
             raise ConfigurationError("This TSE does not remember its calls: give ScuCore a call store.")
+        self.observer: Observer | None = None
         self._driver = driver
         self._calls = None if driver.remembers_calls else calls
         self._clock = clock
@@ -308,7 +313,9 @@ class ScuCore:
         deadline: Deadline | None,
     ) -> Signed:
         call = _call(op, request, number)
+        asked_ns = time.perf_counter_ns()
         self._enter(deadline)
+        entered_ns = time.perf_counter_ns()
         answered = began = False
         try:
             if call.queue_item_id and (self._calls is not None or request.is_retry):
@@ -332,7 +339,10 @@ class ScuCore:
         finally:
             if not answered:
                 self._seen_at = _NEVER
+            left_ns = time.perf_counter_ns()
             self._lock.release()
+            if self.observer is not None:
+                self.observer(op, entered_ns - asked_ns, left_ns - entered_ns, answered)
 
     def _recall(
         self,

@@ -1,0 +1,1 @@
+"""Measuring a TSE, and planning how many of them a shop needs."""
