@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from cryptography import x509
 
+from fiskal import clock
 from fiskal.cli import common
+from fiskal.export.tarreport import as_html, as_plain, second
 from fiskal.export.verify import JournalReport, verify_journal
 from fiskal.store import QueueRow, Store
+from fiskal.tse.archive import find_archives
+from fiskal.tse.certificates import CertificateError, load_certificates
+from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
+from fiskal.tse.tarverify import Progress, TarReport, TseReport, verify_archives
 from fiskal.tse.verify import verify_qr
 
 SHOWN_PROBLEMS = 20
@@ -19,10 +28,11 @@ SHOWN_PROBLEMS = 20
 
 @click.group("verify")
 def command() -> None:
-    """Check a QR code of a receipt, or the whole journal of a host.
+    """Check a QR code of a receipt, the TAR export of a TSE, or the whole journal of a host.
 
     \b
     Examples:
+      fiskal verify tar export.tar
       fiskal verify journal --data shop
       fiskal verify qr "V0;POS-1;Kassenbeleg-V1;Beleg^7.50_…"
     """
@@ -80,6 +90,159 @@ def qr(ctx: click.Context, text: str, as_json: bool) -> None:
     ctx.exit(0 if result.valid else common.BAD)
 
 
+# ---- archives -------------------------------------------------------------------------------------
+
+
+def trust_option() -> Any:
+    """``--trust PATH``: trust anchors."""
+    return click.option(
+        "--trust",
+        "anchors",
+        metavar="PATH",
+        multiple=True,
+        type=click.Path(path_type=Path, exists=True),
+        help="A certificate (PEM or DER), or a folder of them, that is trusted: the root of the TSE's maker, not "
+        "the one from the archive. May be repeated. With it, every chain must lead to one of them.",
+    )
+
+
+def load_anchors(paths: Sequence[Path]) -> list[x509.Certificate]:
+    """The certificates of files and folders. Raises CommandError for a file that holds none."""
+    found: list[x509.Certificate] = []
+    for path in paths:
+        files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+        for file in files:
+            try:
+                found += load_certificates(file.read_bytes())
+            except CertificateError as error:
+                raise common.CommandError(
+                    "CERTIFICATE",
+                    f"{file}: {error}",
+                    hint="A trust anchor is an X.509 certificate, PEM or DER.",
+                ) from error
+    if paths and not found:
+        raise common.CommandError("CERTIFICATE", f"{paths[0]} holds no certificate")
+    return found
+
+
+@contextlib.contextmanager
+def archive_progress(label: str, *, as_json: bool) -> Iterator[Progress]:
+    """A progress bar that counts bytes, for people."""
+    with click.progressbar(
+        length=1, label=label, file=sys.stderr, hidden=not common.is_watched(as_json)
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        yield progress
+
+
+@command.command("tar")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=common.INPUT_FILE)
+@trust_option()
+@click.option(
+    "--filtered", is_flag=True, help="The export was asked for only a part of the log: gaps prove nothing."
+)
+@click.option(
+    "--html", "html", metavar="FILE", type=click.Path(path_type=Path), help="Write a report for people."
+)
+@click.option(
+    "--jobs", metavar="N", type=click.IntRange(1, 256), help="Processes to use. Default: one per core."
+)
+@common.json_option()
+@click.pass_context
+def tar(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    anchors: tuple[Path, ...],
+    filtered: bool,
+    html: Path | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Verify TAR exports of any TSE: signatures, certificates, counters, transactions, time.
+
+    FILE is a TAR archive, a ZIP file that holds some, or the parts .tar.001, .tar.002 … of one. Several files
+    are taken as parts of one log: what is missing in one may be in another. Nothing is unpacked or changed.
+
+    An error means that the archive does not prove what it says; a warning is unusual; a note is good to know.
+
+    \b
+    Examples:
+      fiskal verify tar export.tar
+      fiskal verify tar 2023/*.tar 2024/*.tar --trust roots/ --html report.html
+    """
+    trusted = load_anchors(anchors)
+    archives = find_archives(files)
+    with archive_progress("verifying", as_json=as_json) as progress:
+        report = verify_archives(archives, trusted, filtered=filtered, workers=jobs, progress=progress)
+    if html is not None:
+        page = as_html(report, made_at=clock.now()).encode()
+        common.replace_file(html, lambda file: file.write(page))
+    if as_json:
+        common.print_json(as_plain(report))
+    else:
+        _show_tar(report)
+        if html is not None:
+            click.echo(f"report: {html}")
+    ctx.exit(0 if report.ok else common.BAD)
+
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+def _show_tar(report: TarReport) -> None:
+    click.secho("valid" if report.ok else "NOT VALID", bold=True, fg="green" if report.ok else "red")
+    for archive in report.archives:
+        maker = ", ".join(value for value in archive.info.values() if value)[:60]
+        click.echo(f"  {archive.name}: {archive.logs} messages{f' ({maker})' if maker else ''}")
+    checked = f"{report.valid} of {report.logs} signatures hold"
+    for count, text in (
+        (report.invalid, "do not hold"),
+        (report.unchecked, "not checked"),
+        (report.unreadable, "unreadable"),
+    ):
+        checked += f", {count} {text}" if count else ""
+    click.echo(f"  {checked}")
+    for tse in report.tses:
+        _show_tse(tse)
+    counts = ", ".join(
+        f"{count} {severity.value}{'' if count == 1 else 's'}"
+        for severity, count in report.counts.items()
+        if count
+    )
+    click.echo(f"findings: {counts or 'none'}")
+    for finding in report.findings[:SHOWN_PROBLEMS]:
+        click.secho(f"  {finding.severity.value}: ", fg=_COLOURS[finding.severity], nl=False)
+        place = "/".join(part for part in (finding.archive, finding.member) if part)
+        click.echo(
+            f"{f'{place}: ' if place else ''}{finding.code.value}{f': {finding.text}' if finding.text else ''}"
+        )
+    more = sum(report.counts.values()) - SHOWN_PROBLEMS
+    if more > 0:
+        click.echo(f"  and {more} more; --json and --html list up to 200 of a kind")
+
+
+def _show_tse(tse: TseReport) -> None:
+    kinds = ", ".join(f"{count} {name}" for name, count in sorted(tse.kinds.items()))
+    click.echo(f"TSE {tse.serial}")
+    for name, value in (
+        ("certificates", tse.trust.value),
+        ("format", ", ".join(tse.traits)),
+        ("log time", f"{second(tse.first_time)} to {second(tse.last_time)} UTC"),
+        ("counters", f"{tse.first_counter} to {tse.last_counter}, {tse.gaps or 'no'} gaps"),
+        ("messages", f"{tse.messages}: {kinds}"),
+        ("transactions", f"{tse.transactions}, {tse.open_count} open"),
+        ("clients", ", ".join(client.client_id or "?" for client in tse.clients[:8]) or "none"),
+    ):
+        click.echo(f"  {name:<13} {value}")
+
+
+# ---- journals -------------------------------------------------------------------------------------
+
+
 @command.command("journal")
 @common.data_option()
 @click.option("--queue-id", metavar="GUID", help="Only this queue.")
@@ -103,14 +266,14 @@ def journal(ctx: click.Context, data: Path, queue_id: str | None, as_json: bool)
         store.close()
     ok = all(found.ok for _, found in reports)
     if as_json:
-        common.print_json({"ok": ok, "queues": [as_plain(row, found) for row, found in reports]})
+        common.print_json({"ok": ok, "queues": [journal_as_plain(row, found) for row, found in reports]})
     else:
         for row, found in reports:
             _show(row, found)
     ctx.exit(0 if ok else common.BAD)
 
 
-def as_plain(row: QueueRow, found: JournalReport) -> dict[str, Any]:
+def journal_as_plain(row: QueueRow, found: JournalReport) -> dict[str, Any]:
     """A report as plain values."""
     return {
         "ftQueueID": row.ftQueueId,

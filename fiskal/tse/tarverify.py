@@ -21,6 +21,7 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
 from fiskal.tse.algorithms import point_of, serial_of_point
@@ -407,7 +408,7 @@ class _Verifier:
             tse.kinds[name] = tse.kinds.get(name, 0) + count
         self.check_chain(serial, number, tse)
         if tse.first_counter > 2:
-            self.note(Severity.NOTE, Code.STARTS_LATER, text=f"counter {tse.first_counter}")
+            self.note(Severity.NOTE, Code.STARTS_LATER, text=f"{tse.serial[:8]}… from {tse.first_counter} on")
         whole = tse.first_counter <= 2 and not self.filtered
         tse.gaps, tse.missing_counters = ledger.check_sequence(
             number, whole=whole, filtered=self.filtered, note=self.note_row
@@ -456,8 +457,8 @@ class _Verifier:
     def describe(self, certificate: x509.Certificate) -> CertificateReport:
         key = certificate.public_key()
         return CertificateReport(
-            subject=certificate.subject.rfc4514_string(),
-            issuer=certificate.issuer.rfc4514_string(),
+            subject=certificate.subject.rfc4514_string(_NAMES),
+            issuer=certificate.issuer.rfc4514_string(_NAMES),
             serial_number=f"{certificate.serial_number:x}",
             key=key.curve.name if isinstance(key, ec.EllipticCurvePublicKey) else "",
             not_before=from_unix(int(certificate.not_valid_before_utc.timestamp())),
@@ -473,6 +474,9 @@ class _Verifier:
         if any(certificate in self.trusted for certificate in chain):
             return Trust.TRUSTED
         return Trust.UNTRUSTED_ROOT if issued_by(top, top) else Trust.INCOMPLETE
+
+
+_NAMES: Final = {NameOID.SERIAL_NUMBER: "serialNumber", NameOID.DN_QUALIFIER: "dnQualifier"}
 
 
 class _Counting:

@@ -8,6 +8,7 @@ started it, and ends with it whatever happens.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import queue
 import signal
@@ -117,7 +118,7 @@ def check_all(tasks: Iterable[Task], workers: int) -> Iterator[Result]:
     checker = Checker()
     coming = iter(tasks)
     if workers > 1:
-        first = [task for task, _ in zip(coming, range(3), strict=False)]
+        first = list(itertools.islice(coming, 3))
         if len(first) == 3:
             yield from _in_processes(first, coming, workers)
             return
