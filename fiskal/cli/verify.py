@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from cryptography import x509
 
 from fiskal import clock
 from fiskal.cli import common
+from fiskal.export.evidence import Evidence, Problem, client_ids
 from fiskal.export.tarreport import as_html, as_plain, second
-from fiskal.export.verify import JournalReport, verify_journal
+from fiskal.export.verify import MAX_PROBLEMS, JournalReport, verify_journal
 from fiskal.store import QueueRow, Store
 from fiskal.tse.archive import find_archives
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
-from fiskal.tse.tarverify import Progress, TarReport, TseReport, verify_archives
+from fiskal.tse.tarverify import Progress, TarReport, TseReport, verified_log, verify_archives
 from fiskal.tse.verify import verify_qr
 
 SHOWN_PROBLEMS = 20
@@ -93,7 +95,10 @@ def qr(ctx: click.Context, text: str, as_json: bool) -> None:
 # ---- archives -------------------------------------------------------------------------------------
 
 
-def trust_option() -> Any:
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def trust_option() -> Callable[[_F], _F]:
     """``--trust PATH``: trust anchors."""
     return click.option(
         "--trust",
@@ -246,30 +251,72 @@ def _show_tse(tse: TseReport) -> None:
 @command.command("journal")
 @common.data_option()
 @click.option("--queue-id", metavar="GUID", help="Only this queue.")
+@click.option(
+    "--tar",
+    "tars",
+    metavar="FILE",
+    multiple=True,
+    type=common.INPUT_FILE,
+    help="A TAR export of the TSE, to match with the journal. May be repeated.",
+)
+@trust_option()
 @common.json_option()
 @click.pass_context
-def journal(ctx: click.Context, data: Path, queue_id: str | None, as_json: bool) -> None:
+def journal(
+    ctx: click.Context,
+    data: Path,
+    queue_id: str | None,
+    tars: tuple[Path, ...],
+    anchors: tuple[Path, ...],
+    as_json: bool,
+) -> None:
     """Check the journal of every queue: hash chain, numbers, totals, every signature, archived TAR exports.
+
+    Every key that signed must be that of a TSE's certificate. With --tar the journal and the log of the TSE are
+    compared both ways: what is journalled as signed must be in the log, and what the TSE signed for these queues
+    must be in the journal.
 
     Nothing is changed. The folder must not be in use by a running 'fiskal serve'.
 
     \b
-    Example:
+    Examples:
       fiskal verify journal --data shop
+      fiskal verify journal --data shop --tar export.tar --trust roots/
     """
-    store = common.open_journal(data)
-    try:
-        reports = [
-            (row, _check(store, row, as_json=as_json)) for row in common.choose_queues(store, queue_id)
-        ]
-    finally:
-        store.close()
-    ok = all(found.ok for _, found in reports)
+    trusted = load_anchors(anchors)
+    archives = find_archives(tars)
+    with contextlib.ExitStack() as stack:
+        store = common.open_journal(data)
+        stack.callback(store.close)
+        chosen = common.choose_queues(store, queue_id)
+        log = None
+        if archives:
+            with archive_progress("log of the TSE", as_json=as_json) as progress:
+                log = stack.enter_context(verified_log(archives, trusted, progress=progress))
+        evidence = Evidence(store.scus(), log, trusted)
+        reports = [(row, _check(store, row, evidence, as_json=as_json)) for row in chosen]
+        everyone = store.queues()
+        others = [row for row in everyone if row not in chosen]
+        missing = list(itertools.islice(evidence.unjournalled(client_ids(chosen, others)), MAX_PROBLEMS))
+    ok = all(found.ok for _, found in reports) and not missing and (log is None or log.report.ok)
     if as_json:
-        common.print_json({"ok": ok, "queues": [journal_as_plain(row, found) for row, found in reports]})
+        result: dict[str, Any] = {
+            "ok": ok,
+            "queues": [journal_as_plain(row, found) for row, found in reports],
+        }
+        if log is not None:
+            result |= {
+                "notJournalled": [{"where": where, "what": what} for where, what in missing],
+                "laterThanLog": evidence.later,
+                "tar": as_plain(log.report),
+            }
+        common.print_json(result)
     else:
         for row, found in reports:
             _show(row, found)
+        if log is not None:
+            _show_tar(log.report)
+            _show_match(evidence, missing)
     ctx.exit(0 if ok else common.BAD)
 
 
@@ -281,10 +328,11 @@ def journal_as_plain(row: QueueRow, found: JournalReport) -> dict[str, Any]:
         "counts": found.counts,
         "problemCount": found.problem_count,
         "problems": [{"where": where, "what": what} for where, what in found.problems],
+        "notes": found.notes,
     }
 
 
-def _check(store: Store, row: QueueRow, *, as_json: bool) -> JournalReport:
+def _check(store: Store, row: QueueRow, evidence: Evidence, *, as_json: bool) -> JournalReport:
     with click.progressbar(
         length=row.ftQueuedRow,
         label=f"queue {row.ftQueueId}",
@@ -296,7 +344,7 @@ def _check(store: Store, row: QueueRow, *, as_json: bool) -> JournalReport:
             bar.length = total
             bar.update(done - bar.pos)
 
-        return verify_journal(store, row, progress=progress)
+        return verify_journal(store, row, evidence=evidence, progress=progress)
 
 
 def _show(row: QueueRow, found: JournalReport) -> None:
@@ -307,3 +355,17 @@ def _show(row: QueueRow, found: JournalReport) -> None:
     more = found.problem_count - SHOWN_PROBLEMS
     if more > 0:
         click.echo(f"  and {more} problems more; --json lists up to 1000")
+    for note in found.notes:
+        click.echo(f"  note: {note}")
+
+
+def _show_match(evidence: Evidence, missing: Sequence[Problem]) -> None:
+    """How journal and log agree."""
+    if not missing:
+        click.echo("journal and log: everything that the TSE signed for these queues is journalled")
+    else:
+        click.secho(f"journal and log: {len(missing)} signatures are not journalled", fg="red")
+        for where, what in missing[:SHOWN_PROBLEMS]:
+            click.echo(f"  {where}: {what}")
+    if evidence.later:
+        click.echo(f"  note: {evidence.later} signatures are younger than the log that was given")

@@ -131,7 +131,8 @@ break-inside:avoid}
 .serial{font-size:15px;word-break:break-all;margin:0 0 4px}
 .serial i{font-style:normal;margin-right:.45em}
 .pills{margin:10px 0 0;display:flex;flex-wrap:wrap;gap:6px}
-.pill{border-radius:99px;padding:2px 11px;font-size:12.5px;background:var(--bluetint);color:var(--blue);white-space:nowrap}
+.pill{border-radius:99px;padding:2px 11px;font-size:12.5px;background:var(--bluetint);color:var(--blue);
+white-space:nowrap}
 .pill.good{background:var(--tint);color:var(--teal)}.pill.bad{background:var(--redtint);color:var(--red)}
 .pill.warn{background:var(--ambertint);color:var(--amber)}
 table{border-collapse:collapse;width:100%;font-size:13.5px}
@@ -377,8 +378,8 @@ def _dots(events: Iterable[TseEvent], x: Any) -> list[str]:
         names = ", ".join(sorted({event.name for event in heap}))
         text = f"{second(heap[0].time)}: {names}" if len(heap) == 1 else f"{len(heap)} events: {names}"
         parts.append(
-            f'<circle cx="{min(max(place * 14, _LEFT + 4), _LEFT + _WIDTH - 4)}" cy="{8 + group * 12}" r="{radius:.1f}" '
-            f'fill="{_GROUPS[group][1]}" fill-opacity=".85"><title>{escape(text)}</title></circle>'
+            f'<circle cx="{min(max(place * 14, _LEFT + 4), _LEFT + _WIDTH - 4)}" cy="{8 + group * 12}" '
+            f'r="{radius:.1f}" fill="{_GROUPS[group][1]}" fill-opacity=".85"><title>{escape(text)}</title></circle>'
         )
     return parts
 
@@ -455,8 +456,8 @@ def _clients(tse: TseReport) -> str:
         for client in tse.clients[:100]
     )
     return (
-        f'<section class="card scroll"><h3>Clients</h3><table><tr><th>Client</th><th class="n">Transactions</th><th></th>'
-        f"<th>First</th><th>Last</th></tr>{rows}</table></section>"
+        '<section class="card scroll"><h3>Clients</h3><table><tr><th>Client</th><th class="n">Transactions</th>'
+        f"<th></th><th>First</th><th>Last</th></tr>{rows}</table></section>"
     )
 
 
@@ -476,7 +477,8 @@ def _events(tse: TseReport) -> str:
     )
     return (
         f'<details><summary><b>System events</b><span>{_number(total)}</span></summary><div class="scroll"><table>'
-        f'<tr><th>Time</th><th class="n">Counter</th><th>Event</th><th>What it says</th></tr>{rows}</table>{more}</div></details>'
+        f'<tr><th>Time</th><th class="n">Counter</th><th>Event</th><th>What it says</th></tr>{rows}'
+        f"</table>{more}</div></details>"
     )
 
 
