@@ -22,10 +22,13 @@ from fiskal.tse.archive import find_archives
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
+from fiskal.tse.qrimage import read_qr_image
 from fiskal.tse.tarverify import Progress, TarReport, TseReport, verified_log, verify_archives
 from fiskal.tse.verify import verify_qr
 
 SHOWN_PROBLEMS = 20
+MAX_QR_BYTES = 1 << 20
+"""What is read from standard input; a QR code holds 2953 bytes."""
 
 
 @click.group("verify")
@@ -42,21 +45,30 @@ def command() -> None:
 
 @command.command("qr")
 @click.argument("text", default="-")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=common.INPUT_FILE,
+    help="Read the code from a picture: a photo, a scan, a PNG.",
+)
 @common.json_option()
 @click.pass_context
-def qr(ctx: click.Context, text: str, as_json: bool) -> None:
+def qr(ctx: click.Context, text: str, image: Path | None, as_json: bool) -> None:
     """Check the signature of a QR code: TEXT is what a scanner reads, - is standard input.
 
     A valid code proves that the key in the code signed it. That the key is one of a certified TSE takes the
     TSE's certificate.
 
     \b
-    Example:
+    Examples:
       zbarimg --raw -q receipt.png | fiskal verify qr
+      fiskal verify qr --image receipt.jpg
     """
-    if text == "-":
+    if image is not None:
+        text = read_qr_image(image)[0]
+    elif text == "-":
         # As bytes: reading text would turn the CR between the lines of an order into LF.
-        text = sys.stdin.buffer.read().decode(errors="replace")
+        text = sys.stdin.buffer.read(MAX_QR_BYTES).decode(errors="replace")
     result = verify_qr(text.rstrip("\r\n"))  # a scanner ends its text with a line break
     found = result.qr
     facts: dict[str, Any] = {}
