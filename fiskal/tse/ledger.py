@@ -267,6 +267,8 @@ class _Sequence:
         self.note = note
         self.gaps = 0
         self.ranges: list[Stretch] = []
+        self.early_gap = 0
+        """The row behind a single counter that is missing among the first three."""
         self.overlapping = 0
         self.registered: set[int] = set()
         self.deregistered: set[int] = set()
@@ -310,31 +312,27 @@ class _Sequence:
             previous = row
         if self.overlapping:
             self.note(Severity.NOTE, Code.ARCHIVES_OVERLAP, 0, f"{self.overlapping} messages")
-        self.judge_gaps(early, first_counter)
+        self.judge_early_gap(early)
         return self.gaps, self.ranges
 
     def gap(self, rowid: int, first: int, last: int, first_counter: int) -> None:
         self.gaps += 1
         if len(self.ranges) < MAX_RANGES:
             self.ranges.append(Stretch(first, last))
-        if self.gaps > 1 or not (first == last and first <= 3 and first_counter == 1):
+        if self.gaps == 1 and first == last and first <= 3 and first_counter == 1:
+            self.early_gap = rowid
+        else:
             self.tell_gap(rowid, first, last)
 
     def tell_gap(self, rowid: int, first: int, last: int) -> None:
         if not self.filtered:
             self.note(Severity.ERROR, Code.COUNTER_GAP, rowid, f"{first} to {last}")
 
-    def judge_gaps(self, early: list[int], first_counter: int) -> None:
+    def judge_early_gap(self, early: list[int]) -> None:
         """The request for its certificate may have cost a TSE one of its first three signatures, long before
         its first transaction."""
-        if self.ranges and first_counter == 1:
-            first = self.ranges[0]
-            if (
-                first.first == first.last
-                and first.first <= 3
-                and any(START <= kind <= FINISH for kind in early)
-            ):
-                self.tell_gap(0, *first)
+        if self.early_gap and any(START <= kind <= FINISH for kind in early):
+            self.tell_gap(self.early_gap, *self.ranges[0])
 
     def clock_set(self, rowid: int, time: int, before: int, after: int, previous: int | None) -> None:
         """The clock before cannot lie before the message before; the log time is one of both or between."""
