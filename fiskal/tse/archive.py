@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -139,7 +140,11 @@ _ZIP_ERRORS: Final = (
     EOFError,
     ValueError,
     OverflowError,
+    LookupError,
+    struct.error,
+    OSError,
 )
+"""What zipfile raises about damaged files; OSError for offsets that lie nowhere."""
 
 
 def _in_zip(path: Path) -> Iterator[Archive]:
@@ -147,7 +152,7 @@ def _in_zip(path: Path) -> Iterator[Archive]:
     try:
         with zipfile.ZipFile(path) as file:
             infos = [info for info in file.infolist() if not info.is_dir()]
-    except (*_ZIP_ERRORS, LookupError) as error:
+    except _ZIP_ERRORS as error:
         raise ArchiveError(f"{path.name}: the ZIP file cannot be read: {error}") from error
     tars = [info for info in infos if re.search(r"\.tar(\.\d{3})?$", info.filename, re.IGNORECASE)]
     if not tars and len(infos) == 1:
@@ -177,7 +182,7 @@ class _Zipped:
         try:
             self._zip = zipfile.ZipFile(path)
             self._file = self._zip.open(info)
-        except (*_ZIP_ERRORS, LookupError) as error:
+        except _ZIP_ERRORS as error:
             if self._zip is not None:
                 self._zip.close()
             raise ArchiveError(f"{self._name}: cannot be unpacked: {error}") from error

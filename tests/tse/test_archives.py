@@ -295,7 +295,7 @@ def test_a_zip_bomb_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (finding,) = [item for item in report.findings if item.code is Code.ARCHIVE_DAMAGED]
     assert "200 times" in finding.text
     assert report.logs < 40_000
-    endless = header(b"info.csv", 1 << 40, 0) + bytes(30 << 20)
+    endless = header(b"info.csv", 1 << 32, 0) + bytes(30 << 20)
     report = verify(zipped(tmp_path / "b.zip", {"a.tar": endless}))
     assert "200 times" in report.findings[0].text
 
