@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from fiskal.tse.algorithms import Algorithm, curve_by_name, point_of, serial_of_point
+from fiskal.tse.algorithms import Algorithm, algorithm_by_oid, curve_by_name, point_of, serial_of_point
 from fiskal.tse.certificates import X509_ERRORS
 from fiskal.tse.events import DeregisterClient, Event, RegisterClient, UpdateTime, decode_event, summary
 from fiskal.tse.findings import Code, Severity
@@ -24,6 +24,7 @@ from fiskal.tse.logmessage import (
     LogMessage,
     LogMessageError,
     LogType,
+    TimeKind,
     build_file_name,
     file_name_agrees,
     parse,
@@ -44,7 +45,15 @@ DISABLE: Final = 9
 TRANSACTION_OTHER: Final = 10
 """The kinds of a row. Those from START to FINISH are steps of a transaction."""
 
-STEPS: Final = {"starttransaction": START, "updatetransaction": UPDATE, "finishtransaction": FINISH}
+STEPS: Final = {
+    "starttransaction": START,
+    "updatetransaction": UPDATE,
+    "finishtransaction": FINISH,
+    "StartTransaction": START,
+    "UpdateTransaction": UPDATE,
+    "FinishTransaction": FINISH,
+}
+"""By operationType in lower case; and as version 2 spells it, which is the usual case."""
 _EVENT_KINDS: Final = {
     "updatetime": UPDATE_TIME,
     "registerclient": REGISTER,
@@ -53,6 +62,7 @@ _EVENT_KINDS: Final = {
     "removeclients": DEREGISTER,
     "disablesecureelement": DISABLE,
 }
+_63_BITS: Final = (1 << 63) - 1
 SHIFT: Final = 1 << 63
 """Counters are unsigned, the numbers of the ledger are not: it holds them minus this."""
 
@@ -69,7 +79,7 @@ class Task(msgspec.Struct, array_like=True):
     waiting: list[tuple[str, bytes]] = []
 
 
-class Row(msgspec.Struct, array_like=True):
+class Row(NamedTuple):
     """What has to be known of a message to judge the log as a whole.
 
     ``counter`` is shifted by :data:`SHIFT`, and so is the ``number`` of a transaction. Of an updateTime,
@@ -77,7 +87,6 @@ class Row(msgspec.Struct, array_like=True):
     otherwise :func:`client_key`, 0 if there is none.
     """
 
-    serial: int
     counter: int
     time: int
     kind: int
@@ -89,9 +98,9 @@ class Row(msgspec.Struct, array_like=True):
 
 
 class Result(msgspec.Struct, array_like=True):
-    """What was found. ``serials`` is what ``Row.serial`` counts in; ``waiting`` are the messages without a
-    certificate so far; ``events`` are row, name and text of system logs; ``traits`` are version, algorithm
-    and time format of the messages of a serial number, each once."""
+    """What was found. ``rows`` are those of every serial number in ``serials``; ``waiting`` are the messages
+    without a certificate so far; ``events`` are place in ``serials``, place in its rows, name and text of system
+    logs; ``traits`` are version, algorithm and time format of the messages of a serial number, each once."""
 
     archive: int
     logs: int = 0
@@ -100,10 +109,10 @@ class Result(msgspec.Struct, array_like=True):
     unchecked: int = 0
     unreadable: int = 0
     serials: list[bytes] = []
-    rows: list[Row] = []
+    rows: list[list[Row]] = []
     findings: list[tuple[Severity, Code, str, str]] = []
     waiting: list[tuple[str, bytes]] = []
-    events: list[tuple[int, str, str]] = []
+    events: list[tuple[int, int, str, str]] = []
     clients: dict[str, int] = {}
     traits: list[tuple[int, str]] = []
     error: str = ""
@@ -117,8 +126,8 @@ def client_key(client_id: str) -> int:
 
 
 def signature_key(signature: bytes) -> int:
-    """A signature as a number of 63 bits."""
-    return int.from_bytes(hashlib.blake2b(signature, digest_size=8).digest()) >> 1
+    """The last 63 bits of s: the same for a signature in plain format and in DER."""
+    return int.from_bytes(signature[-8:]) & _63_BITS
 
 
 Verify = Callable[[bytes, bytes], bool]
@@ -176,7 +185,7 @@ class Checker:
                 if message is not None:
                     self._signature(result, member.name, message, last=False)
         result.serials = list(piece.serials)
-        result.traits = list(piece.traits)
+        result.traits = piece.traits()
         return result
 
     def _learn(self, certificates: list[bytes]) -> None:
@@ -231,7 +240,16 @@ class _Piece:
     def __init__(self, result: Result) -> None:
         self.result = result
         self.serials: dict[bytes, int] = {}
-        self.traits: dict[tuple[int, str], None] = {}
+        self._traits: dict[tuple[int, int, bytes, TimeKind], None] = {}
+
+    def traits(self) -> list[tuple[int, str]]:
+        found: dict[tuple[int, str], None] = {}
+        for serial, version, oid, kind in self._traits:
+            algorithm = algorithm_by_oid(oid)
+            name = algorithm.name if algorithm else "unknown algorithm"
+            for text in (f"version {version}", name, _TIME_NAMES[kind]):
+                found[serial, text] = None
+        return list(found)
 
     def note(self, severity: Severity, code: Code, name: str, text: str = "") -> None:
         self.result.findings.append((severity, code, name, text))
@@ -262,11 +280,17 @@ class _Piece:
         return message
 
     def _row(self, name: str, message: LogMessage) -> None:
-        serial = self.serials.setdefault(message.serial, len(self.serials))
+        serial = self.serials.get(message.serial)
+        if serial is None:
+            serial = self.serials[message.serial] = len(self.serials)
+            self.result.rows.append([])
+        rows = self.result.rows[serial]
         number = client = 0
-        texts = [finding.value for finding in message.findings]
+        texts = [finding.value for finding in message.findings] if message.findings else []
         if message.type is LogType.TRANSACTION:
-            kind = STEPS.get((message.operation or "").lower(), TRANSACTION_OTHER)
+            kind = STEPS.get(message.operation or "") or STEPS.get(
+                (message.operation or "").lower(), TRANSACTION_OTHER
+            )
             number = (message.transaction_number or 0) - SHIFT
             if message.client_id is not None:
                 client = client_key(message.client_id)
@@ -276,18 +300,14 @@ class _Piece:
             event = decode_event(message)
             kind, number, client = self._event(event)
             texts += event.faults
-            self.result.events.append((len(self.result.rows), event.name[:100], summary(event)[:400]))
+            self.result.events.append((serial, len(rows), event.name[:100], summary(event)[:400]))
         else:
             kind = AUDIT if message.type is LogType.AUDIT else OTHER
         for text in sorted(texts):
             self.note(Severity.WARNING, Code.CONFORMANCE, name, text)
-        algorithm = message.algorithm
-        self.traits[serial, f"version {message.version}"] = None
-        self.traits[serial, algorithm.name if algorithm else "unknown algorithm"] = None
-        self.traits[serial, _TIME_NAMES[message.time_kind.value]] = None
-        self.result.rows.append(
+        self._traits[serial, message.version, message.algorithm_oid, message.time_kind] = None
+        rows.append(
             Row(
-                serial,
                 message.signature_counter - SHIFT,
                 message.log_time,
                 kind,
@@ -310,13 +330,18 @@ class _Piece:
         return kind, 0, 0
 
 
-_TIME_NAMES: Final = {"Unixt": "unixTime", "Utc": "utcTime", "Gent": "generalizedTime"}
+_TIME_NAMES: Final = {
+    TimeKind.UNIX: "unixTime",
+    TimeKind.UTC: "utcTime",
+    TimeKind.GENERALIZED: "generalizedTime",
+}
 
 
 def _transaction_conformance(message: LogMessage, kind: int, texts: list[str]) -> None:
-    for number, what in ((4, "additionalExternalData"), (6, "additionalInternalData")):
-        if message.has_element(number):
-            texts.append(f"{what} is present")
+    if message.has_element(4):
+        texts.append("additionalExternalData is present")
+    if message.has_element(6):
+        texts.append("additionalInternalData is present")
     if kind == TRANSACTION_OTHER:
         texts.append("operationType is unknown")
     elif (message.operation or "")[:1].islower() != (message.version >= 3):

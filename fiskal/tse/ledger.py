@@ -91,38 +91,31 @@ class Ledger:
 
     def add(self, result: Result) -> None:
         """Take in the rows of one piece."""
-        numbers = [self._number(serial) for serial in result.serials]
         for client, key in result.clients.items():
             if len(self.clients) < MAX_CLIENTS:
                 self.clients.setdefault(key, client)
-        archive = result.archive
-        first = self._rows
-        known = [row for row in result.rows if numbers[row.serial] >= 0]
-        self.refused += len(result.rows) - len(known)
+        starts: list[int] = []
+        """The row before those of each serial number, -1 if they are left out."""
         self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT INTO message VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    numbers[row.serial],
-                    archive,
-                    row.counter,
-                    row.time,
-                    row.kind,
-                    row.number,
-                    row.client,
-                    row.digest,
-                    row.signature,
-                    row.name,
-                )
-                for row in known
-            ],
-        )
-        self._rows += len(known)
-        if result.events and len(known) == len(result.rows):
+        for serial, rows in zip(result.serials, result.rows, strict=True):
+            number = self._number(serial)
+            if number < 0:
+                self.refused += len(rows)
+                starts.append(-1)
+                continue
+            starts.append(self._rows)
+            self._rows += len(rows)
+            self._database.executemany(
+                f"INSERT INTO message VALUES ({number}, {result.archive}, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+        if result.events:
             self._database.executemany(
                 "INSERT INTO event VALUES (?, ?, ?)",
-                [(first + 1 + index, name, text) for index, name, text in result.events],
+                [
+                    (starts[serial] + 1 + index, name, text)
+                    for serial, index, name, text in result.events
+                    if starts[serial] >= 0
+                ],
             )
         self._database.execute("COMMIT")
 
@@ -234,7 +227,7 @@ class Ledger:
             "WHERE tse = ? AND counter = ?",
             (tse, counter - SHIFT),
         )
-        return [(row, Row(tse, *rest)) for row, *rest in rows]
+        return [(row, Row(*rest)) for row, *rest in rows]
 
     def match(self, row: int) -> None:
         """Note that the journal has what this row is about."""
