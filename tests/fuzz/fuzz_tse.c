@@ -6,19 +6,10 @@
  * replays files, or runs N deterministic mutations of built-in samples (`fuzz_tse -n 100000 -s 1`).
  */
 #include "fiskal.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "fuzz.h"
 
 #define LARGE 4096u
 #define ENTRIES 16u
-
-static void require(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "violated: %s\n", what);
-    abort();
-}
 
 static void check_span(fk_span span, fk_span outer) {
     require(span.length == 0 || (span.offset >= outer.offset && span.length <= outer.length &&
@@ -136,13 +127,6 @@ static const char *const SAMPLES[] = {
     "3006020101020102",
 };
 
-static uint64_t state;
-
-static uint32_t random_below(uint32_t limit) {
-    state ^= state << 13, state ^= state >> 7, state ^= state << 17;
-    return (uint32_t)(state >> 32) % limit;
-}
-
 static size_t from_hex(const char *hex, uint8_t *out) {
     size_t size = strlen(hex) / 2;
     for (size_t i = 0; i < size; i++) {
@@ -227,24 +211,7 @@ static size_t mutate(uint8_t *buffer, size_t size, size_t capacity) {
 
 int main(int argc, char **argv) {
     static uint8_t buffer[65536];
-    long runs = 0;
-    state = 1;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-n") == 0 && i + 1 < argc) {
-            runs = atol(argv[++i]);
-        } else if (strcmp(argv[i], "-s") == 0 && i + 1 < argc) {
-            state = strtoull(argv[++i], NULL, 10) | 1;
-        } else {
-            FILE *file = fopen(argv[i], "rb");
-            if (!file) {
-                perror(argv[i]);
-                return 2;
-            }
-            size_t size = fread(buffer, 1, sizeof buffer, file);
-            fclose(file);
-            LLVMFuzzerTestOneInput(buffer, size);
-        }
-    }
+    long runs = read_arguments(argc, argv, buffer, sizeof buffer);
     const long samples = (long)(sizeof SAMPLES / sizeof *SAMPLES);
     long good = 0;
     for (long i = 0; i < runs; i++) {
