@@ -23,8 +23,8 @@ from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
 from fiskal.tse.qrimage import read_qr_image
-from fiskal.tse.tarverify import Progress, TarReport, TseReport, verified_log, verify_archives
-from fiskal.tse.verify import verify_qr
+from fiskal.tse.tarverify import Progress, TarReport, TseReport, VerifiedLog, verified_log, verify_archives
+from fiskal.tse.verify import QrResult, finish_statement, verify_qr
 
 SHOWN_PROBLEMS = 20
 MAX_QR_BYTES = 1 << 20
@@ -43,68 +43,7 @@ def command() -> None:
     """
 
 
-@command.command("qr")
-@click.argument("text", default="-")
-@click.option(
-    "--image",
-    metavar="FILE",
-    type=common.INPUT_FILE,
-    help="Read the code from a picture: a photo, a scan, a PNG.",
-)
-@common.json_option()
-@click.pass_context
-def qr(ctx: click.Context, text: str, image: Path | None, as_json: bool) -> None:
-    """Check the signature of a QR code: TEXT is what a scanner reads, - is standard input.
-
-    A valid code proves that the key in the code signed it. That the key is one of a certified TSE takes the
-    TSE's certificate.
-
-    \b
-    Examples:
-      zbarimg --raw -q receipt.png | fiskal verify qr
-      fiskal verify qr --image receipt.jpg
-    """
-    if image is not None:
-        text = read_qr_image(image)[0]
-    elif text == "-":
-        # As bytes: reading text would turn the CR between the lines of an order into LF.
-        text = sys.stdin.buffer.read(MAX_QR_BYTES).decode(errors="replace")
-    result = verify_qr(text.rstrip("\r\n"))  # a scanner ends its text with a line break
-    found = result.qr
-    facts: dict[str, Any] = {}
-    if found is not None:
-        facts = {
-            "clientId": found.client_id,
-            "processType": found.process_type,
-            "processData": found.process_data,
-            "transactionNumber": found.transaction_number,
-            "signatureCounter": found.signature_counter,
-            "startTime": format_time(found.start_time),
-            "logTime": format_time(found.log_time),
-            "tseSerialNumber": result.serial,
-        }
-    if as_json:
-        common.print_json(
-            {
-                "ok": result.valid,
-                "reason": result.reason,
-                "detail": result.detail,
-                "meaning": result.meaning,
-                "findings": result.findings,
-                **facts,
-            }
-        )
-    else:
-        click.echo("valid" if result.valid else "NOT VALID")
-        for name, value in facts.items():
-            click.echo(f"  {name:<18} {value!r}" if name == "processData" else f"  {name:<18} {value}")
-        for line in (result.detail, result.meaning, *result.findings):
-            if line:
-                click.echo(f"  {line}")
-    ctx.exit(0 if result.valid else common.BAD)
-
-
-# ---- archives -------------------------------------------------------------------------------------
+# ---- what the commands share -----------------------------------------------------------------------
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -121,6 +60,11 @@ def trust_option() -> Callable[[_F], _F]:
         help="A certificate (PEM or DER), or a folder of them, that is trusted: the root of the TSE's maker, not "
         "the one from the archive. May be repeated. With it, every chain must lead to one of them.",
     )
+
+
+def tar_option(what: str) -> Callable[[_F], _F]:
+    """``--tar FILE``: the log of the TSE, to compare with."""
+    return click.option("--tar", "tars", metavar="FILE", multiple=True, type=common.INPUT_FILE, help=what)
 
 
 def load_anchors(paths: Sequence[Path]) -> list[x509.Certificate]:
@@ -154,6 +98,122 @@ def archive_progress(label: str, *, as_json: bool) -> Iterator[Progress]:
             bar.update(done - bar.pos)
 
         yield progress
+
+
+# ---- QR codes -------------------------------------------------------------------------------------
+
+
+@command.command("qr")
+@click.argument("text", default="-")
+@click.option(
+    "--image",
+    metavar="FILE",
+    type=common.INPUT_FILE,
+    help="Read the code from a picture: a photo, a scan, a PNG.",
+)
+@tar_option("A TAR export of the TSE, which must have the receipt. May be repeated.")
+@trust_option()
+@common.json_option()
+@click.pass_context
+def qr(
+    ctx: click.Context,
+    text: str,
+    image: Path | None,
+    tars: tuple[Path, ...],
+    anchors: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Check the signature of a QR code: TEXT is what a scanner reads, - is standard input.
+
+    A valid code proves that the key in the code signed it. That the key is one of a certified TSE takes the
+    TSE's certificate, and with --tar its log is asked for the very same signature.
+
+    \b
+    Examples:
+      zbarimg --raw -q receipt.png | fiskal verify qr
+      fiskal verify qr --image receipt.jpg --tar export.tar --trust root.pem
+    """
+    trusted = load_anchors(anchors)
+    archives = find_archives(tars)
+    if trusted and not archives:
+        raise click.UsageError("--trust needs --tar: a QR code has no certificate.")
+    if image is not None:
+        text = read_qr_image(image)[0]
+    elif text == "-":
+        # As bytes: reading text would turn the CR between the lines of an order into LF.
+        text = sys.stdin.buffer.read(MAX_QR_BYTES).decode(errors="replace")
+    result = verify_qr(text.rstrip("\r\n"))  # a scanner ends its text with a line break
+    problems: list[str] = []
+    if archives:
+        with (
+            archive_progress("log of the TSE", as_json=as_json) as progress,
+            verified_log(archives, trusted, progress=progress) as log,
+        ):
+            problems = against_log(result, log, trusted)
+    ok = result.valid and not problems
+    found = result.qr
+    facts: dict[str, Any] = {}
+    if found is not None:
+        facts = {
+            "clientId": found.client_id,
+            "processType": found.process_type,
+            "processData": found.process_data,
+            "transactionNumber": found.transaction_number,
+            "signatureCounter": found.signature_counter,
+            "startTime": format_time(found.start_time),
+            "logTime": format_time(found.log_time),
+            "tseSerialNumber": result.serial,
+        }
+    if as_json:
+        plain = {
+            "ok": ok,
+            "reason": result.reason,
+            "detail": result.detail,
+            "meaning": result.meaning,
+            "findings": result.findings,
+            **facts,
+        }
+        if archives:
+            plain["log"] = {"ok": not problems, "problems": problems}
+        common.print_json(plain)
+    else:
+        click.echo("valid" if ok else "NOT VALID")
+        for name, value in facts.items():
+            click.echo(f"  {name:<18} {value!r}" if name == "processData" else f"  {name:<18} {value}")
+        for line in (result.detail, result.meaning, *result.findings, *problems):
+            if line:
+                click.echo(f"  {line}")
+        if archives and not problems:
+            click.echo("  the log of the TSE has this signature")
+    ctx.exit(0 if ok else common.BAD)
+
+
+def against_log(result: QrResult, log: VerifiedLog, trusted: Sequence[x509.Certificate]) -> list[str]:
+    """What the log of the TSE says against a QR code; empty if it has the same signature."""
+    if result.qr is None or result.serial is None:
+        return []
+    evidence = Evidence((), log, trusted)
+    serial = bytes.fromhex(result.serial)
+    said = finish_statement(result.qr)
+    problems = [
+        evidence.key(serial),
+        evidence.moment(serial, said.log_time),
+        evidence.signature(
+            serial,
+            said.signature_counter,
+            said.operation,
+            said.transaction_number,
+            result.qr.signature,
+        ),
+    ]
+    if evidence.later:
+        problems.append("the receipt is younger than the log that was given")
+    if not log.report.ok:
+        problems.append("the log of the TSE is not valid itself: see 'fiskal verify tar'")
+    return [problem for problem in problems if problem]
+
+
+# ---- archives -------------------------------------------------------------------------------------
 
 
 @command.command("tar")
@@ -263,14 +323,7 @@ def _show_tse(tse: TseReport) -> None:
 @command.command("journal")
 @common.data_option()
 @click.option("--queue-id", metavar="GUID", help="Only this queue.")
-@click.option(
-    "--tar",
-    "tars",
-    metavar="FILE",
-    multiple=True,
-    type=common.INPUT_FILE,
-    help="A TAR export of the TSE, to match with the journal. May be repeated.",
-)
+@tar_option("A TAR export of the TSE, to match with the journal. May be repeated.")
 @trust_option()
 @common.json_option()
 @click.pass_context

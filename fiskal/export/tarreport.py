@@ -156,7 +156,8 @@ details>div{padding:0 18px 14px}
 .arrow{align-self:center;color:var(--soft);padding:0 8px}
 .legend{display:flex;flex-wrap:wrap;gap:4px 18px;font-size:12.5px;color:var(--soft);margin:8px 0 0}
 .legend i{display:inline-block;width:10px;height:10px;border-radius:50%;margin-right:6px}
-.meter{height:6px;border-radius:3px;background:var(--tint);min-width:80px}
+.meter{height:6px;border-radius:3px;background:var(--tint);min-width:80px;margin-top:7px}
+.card>p:last-child{margin-bottom:0}
 .meter i{display:block;height:6px;border-radius:3px;background:var(--teal)}
 svg text{font:11.5px system-ui,-apple-system,"Segoe UI",sans-serif;fill:var(--soft)}
 .none{color:var(--soft)}

@@ -211,7 +211,7 @@ class Ledger:
     # ---- matching with a journal ------------------------------------------------------------------
 
     def index(self) -> None:
-        """Prepare for :meth:`find` and :meth:`unmatched`."""
+        """Prepare for :meth:`find` and :meth:`unmatched`, and for judging many TSEs."""
         if not self._indexed:
             self._database.execute("CREATE INDEX place ON message (tse, counter)")
             self._database.execute("CREATE TABLE matched (message INTEGER PRIMARY KEY)")

@@ -36,6 +36,8 @@ from fiskal.tse.workers import check_all
 MAX_CERTIFICATES: Final = 100
 MAX_EVENTS: Final = 2000
 """System events that a report lists per TSE; all are counted."""
+_FEW_TSES: Final = 3
+"""For more, an index pays."""
 _BINS: Final = 120
 _HOUR: Final = 3600 * TICKS_PER_SECOND
 
@@ -283,6 +285,8 @@ class _Verifier:
         if self.ledger.refused:
             text = f"only {MAX_TSES} are told apart; {self.ledger.refused} messages are left out"
             self.note(Severity.ERROR, Code.SEVERAL_SERIALS, text=text)
+        if len(self.ledger.serials) > _FEW_TSES:
+            self.ledger.index()
         for serial in sorted(self.ledger.serials):
             self.check_tse(serial, self.ledger.serials[serial])
         order = list(Severity)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fiskal.cli import main
 from fiskal.export.evidence import Evidence, Problem, client_ids
@@ -36,6 +37,7 @@ class Site:
         self.folder = folder
         shop = Shop(folder)
         fill(shop)
+        self.qr = str(shop.sale("QR-1")["ftSignatures"][0]["Data"])
         if strangers:  # somebody else signs with the client id of the queue
             shop.tse.scu.start_transaction(StartTransactionRequest(client_id="POS-1"))
         shop.close()
@@ -177,3 +179,26 @@ def test_the_command(site: Site) -> None:
     bad = run("--tar", str(site.tar(without={9})))
     assert bad.exit_code == 1
     assert "signatureCounters are missing: 9 to 9" in bad.stdout
+
+
+def test_a_qr_code_is_looked_up_in_the_log(site: Site, tmp_path: Path) -> None:
+    def run(*more: object) -> Any:
+        return CliRunner().invoke(main, ["verify", "qr", site.qr, *[str(each) for each in more]])
+
+    root = tmp_path / "root.pem"
+    root.write_bytes(site.root.public_bytes(Encoding.PEM))
+    good = run("--tar", site.tar(), "--trust", root)
+    assert good.exit_code == 0, good.output
+    assert "the log of the TSE has this signature" in good.stdout
+    last = max(site.counters())
+    younger = run("--tar", site.tar(without={last}), "--json")
+    assert younger.exit_code == 1
+    assert json.loads(younger.stdout)["log"]["problems"] == [
+        "the receipt is younger than the log that was given"
+    ]
+    other = Site(tmp_path / "other")
+    stranger = run("--tar", other.tar(), "--trust", root)
+    assert stranger.exit_code == 1
+    assert "no certificate of a TSE has the key" in stranger.stdout
+    assert run("--trust", root).exit_code == 2
+    assert run().exit_code == 0
