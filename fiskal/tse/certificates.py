@@ -62,7 +62,7 @@ class Chain:
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        return _ec_key(self.leaf)
+        return key_of(self.leaf)
 
     @property
     def point(self) -> bytes:
@@ -83,7 +83,8 @@ class Chain:
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.certificates)
 
 
-def _ec_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+def key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """The key of a certificate. Raises :class:`CertificateError` if it is on no curve that is known."""
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
