@@ -271,7 +271,10 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 
 
 def _show_tar(report: TarReport) -> None:
-    click.secho("valid" if report.ok else "NOT VALID", bold=True, fg="green" if report.ok else "red")
+    if report.ok and not report.logs:
+        click.secho("nothing to verify: there are no log messages", bold=True, fg="yellow")
+    else:
+        click.secho("valid" if report.ok else "NOT VALID", bold=True, fg="green" if report.ok else "red")
     for archive in report.archives:
         maker = ", ".join(value for value in archive.info.values() if value)[:60]
         click.echo(f"  {archive.name}: {archive.logs} messages{f' ({maker})' if maker else ''}")

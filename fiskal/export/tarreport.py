@@ -230,6 +230,9 @@ def _verdict(report: TarReport, title: str) -> str:
     if not report.ok:
         head = f"{_plural(report.errors, 'error')} found"
         text = "The archives do not prove what they say. The errors below name the files."
+    elif not report.logs:
+        head = "Nothing to verify"
+        text = "The archives hold no log messages."
     elif trusted:
         head = "Valid and trusted"
         text = "Every signature holds, nothing is missing, and the certificates lead to a trust anchor."

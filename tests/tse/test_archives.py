@@ -415,6 +415,12 @@ def test_what_cannot_be_done_is_explained(
     assert "Traceback" not in result.output
 
 
+def test_an_archive_without_messages_is_not_called_valid(tmp_path: Path) -> None:
+    result = run(written(tmp_path / "a.tar", archive([("info.csv", INFO)])))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("nothing to verify")
+
+
 def test_an_archive_that_is_none_is_bad_not_an_error_of_the_command(tmp_path: Path) -> None:
     result = run(written(tmp_path / "a.tar", b"GIF89a" * 1000))
     assert result.exit_code == 1
@@ -492,6 +498,8 @@ def test_every_kind_of_report_has_a_page() -> None:
         day_archive([tse().sys(1)]),
     ):
         page_of(verify_tar(io.BytesIO(content)))
+    empty = archive([("info.csv", INFO), *certificates(tse().chain)])
+    assert "Nothing to verify" in page_of(verify_tar(io.BytesIO(empty))).text
     trusted = verify_tar(io.BytesIO(day_archive()), tse().chain.certificates)
     assert "Valid and trusted" in page_of(trusted).text
     assert "None." in page_of(trusted).text
