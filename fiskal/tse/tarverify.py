@@ -11,6 +11,7 @@ import contextlib
 import enum
 import os
 import re
+import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
+from fiskal.errors import FiskalError
 from fiskal.tse.algorithms import point_of, serial_of_point
 from fiskal.tse.archive import Archive, ArchiveError
 from fiskal.tse.certificates import X509_ERRORS, is_ca, issued_by, load_certificates, order_chain
@@ -43,6 +45,13 @@ _HOUR: Final = 3600 * TICKS_PER_SECOND
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and all bytes."""
+
+
+class LedgerError(FiskalError):
+    """There is no room for what has to be known of every message."""
+
+    code = "TEMPORARY_SPACE"
+    hint = "It takes a sixth of the archives' size. SQLITE_TMPDIR names the folder to put it in."
 
 
 class Trust(enum.StrEnum):
@@ -199,7 +208,8 @@ def verify_archives(
     ``trusted_roots`` are the trust anchors: if there are any, every chain must lead to one of them.
     ``filtered`` says that the exports were asked for only a part of the log, so that gaps prove nothing.
     ``workers`` is the number of processes, by default one per core. Raises
-    :class:`fiskal.tse.workers.WorkerError` if one of them dies.
+    :class:`fiskal.tse.workers.WorkerError` if one of them dies, :class:`LedgerError` if there is no room for what
+    has to be kept.
     """
     with verified_log(
         archives, trusted_roots, filtered=filtered, workers=workers, progress=progress
@@ -216,10 +226,16 @@ def verified_log(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[VerifiedLog]:
-    """As :func:`verify_archives`, but the log can still be asked, until the context ends."""
+    """As :func:`verify_archives`, but the log can still be asked, until the context ends.
+
+    Raises :class:`LedgerError` too if there is no room for the temporary database.
+    """
     with contextlib.closing(Ledger()) as ledger:
         verifier = _Verifier(ledger, list(archives), trusted_roots, filtered)
-        verifier.run(os.cpu_count() or 1 if workers is None else workers, progress)
+        try:
+            verifier.run(os.cpu_count() or 1 if workers is None else workers, progress)
+        except sqlite3.Error as error:
+            raise LedgerError(f"The temporary database cannot be used: {error}.") from error
         yield VerifiedLog(verifier.report, ledger, verifier.certificates)
 
 

@@ -117,7 +117,7 @@ def check_all(tasks: Iterable[Task], workers: int) -> Iterator[Result]:
     """
     checker = Checker()
     coming = iter(tasks)
-    if workers > 1:
+    if workers > 1 and sys.executable:  # a program that Python is embedded in may have none
         first = list(itertools.islice(coming, 3))
         if len(first) == 3:
             yield from _in_processes(first, coming, workers)

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -413,6 +414,17 @@ def test_what_cannot_be_done_is_explained(
     assert result.exit_code == 2
     assert text in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_full_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("fiskal.tse.ledger.Ledger.add", full)
+    result = run(written(tmp_path / "a.tar", day_archive()))
+    assert result.exit_code == 2
+    assert "disk is full. (TEMPORARY_SPACE)" in result.stderr
+    assert "SQLITE_TMPDIR" in result.stderr
 
 
 def test_an_archive_without_messages_is_not_called_valid(tmp_path: Path) -> None:
