@@ -571,6 +571,15 @@ def test_any_mutation_of_a_certificate(which: int, place: int, value: int) -> No
 EXPORTS = sorted(Path(os.environ.get("FISKAL_TSE_EXPORTS", "/nonexistent")).glob("*.tar"))
 
 
+KNOWN = {
+    "TSSProtokoll_WB_2021": {"start": 5, "finish": 5},
+    "TSE_Export_12f97c6a": {"start": 12, "finish": 12, "system": 71, "audit": 2},
+    "4b5ba740": {"system": 8},
+    "logMessages2": {"system": 7, "audit": 3},
+}
+"""What public exports of real TSEs hold, by the beginning of their names."""
+
+
 @pytest.mark.skipif(not EXPORTS, reason="FISKAL_TSE_EXPORTS names no folder with exports")
 @pytest.mark.parametrize("path", EXPORTS, ids=lambda path: path.name[:24])
 def test_real_exports(path: Path) -> None:
@@ -579,6 +588,10 @@ def test_real_exports(path: Path) -> None:
     assert report.ok, report.findings
     assert report.valid == report.logs > 0
     assert report.tses[0].trust is Trust.UNTRUSTED_ROOT
+    assert "CONFORMANCE" not in report.codes
+    for name, kinds in KNOWN.items():
+        if path.name.startswith(name):
+            assert report.tses[0].kinds == kinds
     with tarfile.open(path) as tar:
         names = [name.removeprefix("./") for name in tar.getnames()]
     with path.open("rb") as file:
