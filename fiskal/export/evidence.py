@@ -19,7 +19,7 @@ from fiskal.clock import TICKS_PER_SECOND, from_unix
 from fiskal.store import QueueRow, ScuRow
 from fiskal.tse.algorithms import point_of, serial_of_point
 from fiskal.tse.certificates import X509_ERRORS, load_certificates, order_chain
-from fiskal.tse.checking import FINISH, START, UPDATE, client_key, signature_key
+from fiskal.tse.checking import FINISH, SHIFT, START, UPDATE, client_key, signature_key
 from fiskal.tse.tarverify import VerifiedLog
 
 _KINDS: Final = {"start": START, "update": UPDATE, "finish": FINISH}
@@ -59,8 +59,9 @@ class Evidence:
         self._log = log
         self._ends: dict[bytes, tuple[int, int]] = {}
         """First and last counter of every TSE in the log."""
-        self.later = 0
-        """Signatures that are younger than the log."""
+        self._last_time = 0
+        """The youngest log time of all."""
+        self._later: set[int] = set()
         trusted = list(trusted_roots)
         found = [certificate for row in scus for certificate in _certificates(row)]
         if log is not None:
@@ -69,6 +70,7 @@ class Evidence:
             for serial, number in log.ledger.serials.items():
                 span = log.ledger.span(number)
                 self._ends[serial] = span.first_counter, span.last_counter
+                self._last_time = max(self._last_time, span.last_time)
         self._held: dict[bytes, _Held] = {}
         for certificate in found:
             try:
@@ -79,6 +81,11 @@ class Evidence:
                         self._held[serial] = _held(certificate, found, trusted)
             except X509_ERRORS:
                 continue
+
+    @property
+    def later(self) -> int:
+        """How many signatures are younger than the log."""
+        return len(self._later)
 
     @property
     def has_certificates(self) -> bool:
@@ -123,7 +130,7 @@ class Evidence:
             for row, found in self._log.ledger.find(serial, counter):
                 if (
                     found.kind == _KINDS[operation]
-                    and found.number + (1 << 63) == number
+                    and found.number + SHIFT == number
                     and found.time // TICKS_PER_SECOND == second
                 ):
                     self._log.ledger.match(row)
@@ -131,6 +138,9 @@ class Evidence:
         if len(self._ends) == 1:
             (serial,) = self._ends
             return self._absent(serial, counter, what)
+        if time > self._last_time:
+            self._later.add(counter)
+            return ""
         return f"{what} is not in the log of any TSE"
 
     def _absent(self, serial: bytes, counter: int, what: str) -> str:
@@ -139,7 +149,7 @@ class Evidence:
             return f"{what} was made by a TSE whose log was not given: {serial.hex()}"
         first, last = ends
         if counter > last:
-            self.later += 1
+            self._later.add(counter)
             return ""
         if counter < first:
             return f"{what} is older than the log, which begins with {first}: give the earlier archives too"
