@@ -101,9 +101,15 @@ class Evidence:
     def moment(self, serial: bytes, time: int) -> str:
         """What is wrong with a signature made at ``time`` (ticks); empty if nothing."""
         held = self._held.get(serial)
-        if held is None or held.not_before <= time <= held.not_after:
+        if held is None or time <= held.not_after:
             return ""
-        return f"the certificate {held.subject} was not valid at the log time"
+        return f"the certificate {held.subject} had expired at the log time"
+
+    def is_early(self, serial: bytes, time: int) -> bool:
+        """True for a log time before the certificate was valid: the clock of the TSE was wrong. That its key
+        signed is proven all the same."""
+        held = self._held.get(serial)
+        return held is not None and time < held.not_before
 
     def signature(self, serial: bytes, counter: int, operation: str, number: int, signature: bytes) -> str:
         """What the log says against a signature that holds; empty if nothing."""

@@ -93,6 +93,7 @@ class _Checker:
         self._store = store
         self._queue = queue
         self._evidence = evidence
+        self._early = 0
         self._report = JournalReport()
         self._previous: bytes | None = None
         self._number = 0
@@ -122,6 +123,10 @@ class _Checker:
             report.add("queue", f"the last row is {expected}, but ftCurrentRow is {queue.ftCurrentRow}")
         self._end()
         report.counts["exports"] = check_exports(self._store, queue, report.add)
+        if self._early:
+            report.notes.append(
+                f"{self._early} signatures have a log time before their certificate was valid"
+            )
         if report.counts["signatures"] and not self._evidence.has_certificates:
             report.notes.append("no certificate of a TSE is known: whose keys have signed is not proven")
         if progress is not None:
@@ -197,6 +202,7 @@ class _Checker:
         """Hold a signature that is valid against certificate and log of its TSE."""
         serial = self._serials[check]
         self._doubt(where, self._evidence.moment(serial, statement.log_time))
+        self._early += self._evidence.is_early(serial, statement.log_time)
         self._doubt(
             where,
             self._evidence.signature(

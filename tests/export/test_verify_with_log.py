@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,25 @@ def test_trust_anchors_must_be_reached(site: Site, tmp_path: Path) -> None:
         assert any("leads to no trust anchor" in what for _, what in report.problems)
     with site.checked(None, site.root) as (report, _, _):
         assert report.ok, report.problems
+
+
+def test_log_times_outside_of_the_certificate(site: Site) -> None:
+    """Expired is a problem; before its time is only noted, for the clock was wrong."""
+    store = open_store(site.folder / STORE_NAME, create=False)
+    row = store.queue(site.queue_id)
+    assert row is not None
+    for change, problems, notes in (
+        (lambda held: replace(held, not_after=0), "had expired at the log time", []),
+        (lambda held: replace(held, not_before=2**62), "", ["have a log time before"]),
+    ):
+        evidence = Evidence(store.scus())
+        evidence._held = {serial: change(held) for serial, held in evidence._held.items()}
+        report = verify_journal(store, row, evidence=evidence)
+        assert report.ok == (not problems)
+        assert all(problems in what for _, what in report.problems)
+        assert len(report.notes) == len(notes)
+        assert all(text in note for text, note in zip(notes, report.notes, strict=True))
+    store.close()
 
 
 def test_without_any_certificate_a_note_says_what_is_not_proven(tmp_path: Path) -> None:
