@@ -19,6 +19,7 @@ from fiskal.cli import main
 from fiskal.export.evidence import Evidence, Problem, client_ids
 from fiskal.export.verify import JournalReport, verify_journal
 from fiskal.host.config import STORE_NAME
+from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.contract import StartTransactionRequest
 from fiskal.scu.driver import Selection
 from fiskal.scu.software.tse import SoftwareTse
@@ -36,7 +37,8 @@ class Site:
 
     def __init__(self, folder: Path, *, strangers: bool = False) -> None:
         self.folder = folder
-        shop = Shop(folder)
+        keep = QueueSettings(tar_file_export_mode=TarFileExportMode.NONE)  # closings leave the log alone
+        shop = Shop(folder, settings=keep)
         fill(shop)
         self.qr = str(shop.sale("QR-1")["ftSignatures"][0]["Data"])
         if strangers:  # somebody else signs with the client id of the queue
