@@ -51,7 +51,7 @@ static int parse_wcf(const char *at, const char *end, int64_t *out) {
         if (digits == 15) return FK_E_MOMENT;
         milliseconds = milliseconds * 10 + (*at - '0');
     }
-    if (!digits) return FK_E_MOMENT;
+    if (!digits || milliseconds > LAST_TICK / 10000) return FK_E_MOMENT; /* also keeps the product in range */
     int ignored;
     if (at < end && (*at == '+' || *at == '-')) {
         if (!digit_run(at + 1, end, 4, &ignored)) return FK_E_MOMENT;
