@@ -27,6 +27,7 @@ bench: $(STAMP)-test
 
 sanitize: $(STAMP)-test
 	sh tests/fuzz/run.sh
+	$(BIN)/python tests/fuzz/fuzz_readers.py -n 20000
 
 wheel: $(VENV)/bin/python
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

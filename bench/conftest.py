@@ -16,6 +16,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
         return
     terminalreporter.section("ratios")
     for name, info in rows:
+        cpu = f", processor time {info['cpu_ratio']}" if "cpu_ratio" in info else ""
         terminalreporter.write_line(
-            f"{name}: {info['ratio']}  ({info['ours_us']} us; {info['baseline']}: {info['baseline_us']} us)"
+            f"{name}: {info['ratio']}{cpu}"
+            f"  ({info['ours_us']} us; {info['baseline']}: {info['baseline_us']} us)"
         )

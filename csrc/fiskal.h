@@ -49,7 +49,20 @@ typedef enum fk_status {
     FK_E_STRICT_VOID = 52,         /* receipt case 0x0016 must not be used with a TSE */
     FK_E_STRICT_RECEIPT_CASE = 53, /* undefined receipt case */
     FK_E_STRICT_CHARGE_CASE = 54,  /* undefined charge item case */
-    FK_E_STRICT_PAY_CASE = 55      /* undefined pay item case */
+    FK_E_STRICT_PAY_CASE = 55,     /* undefined pay item case */
+
+    /* bytes that cannot be read as a log message or another DER element */
+    FK_E_LOG_TRUNCATED = 60,  /* they end within an element */
+    FK_E_LOG_TRAILING = 61,   /* bytes follow the message */
+    FK_E_LOG_UNEXPECTED = 62, /* another element than the one that must be here */
+    FK_E_LOG_COUNTER = 63,    /* there is no signatureCounter */
+    FK_E_LOG_TIME = 64,       /* logTime is no time of the years 1 to 9999 */
+    FK_E_LOG_DEPTH = 65,      /* elements of indefinite length nested deeper than FK_MAX_DER_DEPTH */
+
+    /* bytes that cannot be read as a TAR archive */
+    FK_E_TAR_CHECKSUM = 70, /* the checksum of a header is wrong */
+    FK_E_TAR_NUMBER = 71,   /* a number of a header is none */
+    FK_E_TAR_HEADER = 72    /* a header in front of a file (pax, GNU) cannot be read or is too long */
 } fk_status;
 
 #define FK_MAX_DEPTH 32        /* nesting of values that are skipped */
@@ -440,6 +453,124 @@ int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature,
  * (1..66). FK_E_OVERFLOW if a number needs more bytes.
  */
 int fk_ecdsa_plain(const uint8_t *der, size_t der_length, size_t size, uint8_t *out);
+
+/* ---- reading log messages --------------------------------------------------------------------- */
+
+#define FK_MAX_DER_DEPTH 8
+
+/* Where something lies in the bytes that were read. */
+typedef struct fk_span {
+    uint32_t offset;
+    uint32_t length;
+} fk_span;
+
+/* One element (TLV). end: where the next one begins; the element itself lies between `at` and `end`. */
+typedef struct fk_element {
+    fk_span content; /* without header, and without the terminator of an indefinite length */
+    uint32_t end;
+    uint8_t tag;
+    uint8_t indefinite;
+    uint8_t non_der; /* its length is not the shortest, or is indefinite */
+    uint8_t padding;
+} fk_element;
+
+/*
+ * Reads the element at `at`, which is below length; length is below 2^31. Tags of several bytes are refused,
+ * and so is an indefinite length of a primitive element. FK_E_LOG_TRUNCATED, _UNEXPECTED, _DEPTH.
+ */
+int fk_der_read(const uint8_t *data, size_t length, size_t at, fk_element *out);
+
+/* What is unusual about a message: bits of fk_log_message.findings. */
+typedef enum fk_log_finding {
+    FK_LOG_NON_DER = 1,           /* a length or an integer is not encoded minimally, or a length is indefinite */
+    FK_LOG_DEFINITE_CHUNKS = 2,   /* chunked process data has a definite length */
+    FK_LOG_NOT_PRINTABLE = 4,     /* a text holds characters that are not in PrintableString */
+    FK_LOG_DUPLICATE_ELEMENT = 8, /* an element appears twice; the first one counts */
+    FK_LOG_UNKNOWN_ELEMENT = 16,
+    FK_LOG_UNKNOWN_TYPE = 32,
+    FK_LOG_UNKNOWN_VERSION = 64, /* neither 2 nor 3 */
+    FK_LOG_ALGORITHM_PARAMETERS = 128,
+    FK_LOG_MISSING_ELEMENT = 256, /* an element that the guideline demands */
+    FK_LOG_LARGE_NUMBER = 512     /* a number does not fit in 64 bits and was cut to 2^64 - 1 */
+} fk_log_finding;
+
+/* A log message of TR-03151 (version 2 or 3), read but not copied: spans point into its bytes. */
+typedef struct fk_log_message {
+    uint64_t counter;
+    uint64_t transaction_number;
+    int64_t time_ticks; /* logTime in 100 ns since 0001-01-01 UTC */
+    fk_span tbs;        /* what is signed */
+    fk_span type_oid;
+    fk_span elements; /* the type specific elements, one behind the other */
+    fk_span operation;
+    fk_span client_id;
+    fk_span process_data; /* its chunks, headers included, if chunks > 1 */
+    fk_span process_type;
+    fk_span serial;
+    fk_span algorithm; /* the content of its OID */
+    fk_span audit_data;
+    fk_span time;
+    fk_span signature;
+    uint32_t present;  /* bit n: the type specific element with context tag n is there */
+    uint32_t chunks;   /* of the process data */
+    uint32_t findings; /* fk_log_finding */
+    uint32_t version;
+    uint8_t type;      /* 1 transaction, 2 system, 3 audit, 0 unknown */
+    uint8_t time_tag;  /* 02 Unix time, 17 UTCTime, 18 GeneralizedTime */
+    uint8_t has_audit_data;
+    uint8_t chunked; /* the process data is constructed (A2) */
+    uint32_t fault;  /* on an error: the offset that it is about */
+} fk_log_message;
+
+/*
+ * Reads one log message, tolerantly: what deviates from DER or from the guideline but can be read is a
+ * finding. length is below 2^31. FK_E_LOG_*; then only out->fault is specified.
+ */
+int fk_log_read(const uint8_t *data, size_t length, fk_log_message *out);
+
+/*
+ * The content of a time (tag 02, 17 or 18) in ticks, as it also stands inside system logs. FK_E_LOG_TIME.
+ */
+int fk_log_read_time(uint8_t tag, const uint8_t *data, size_t length, int64_t *ticks);
+
+/*
+ * Joins chunks (OCTET STRINGs one behind the other) into out, which has room for `length` bytes; their lengths
+ * go to lengths, which has room for length / 2.
+ */
+int fk_log_join(const uint8_t *data, size_t length, uint8_t *out, uint32_t *lengths);
+
+/* ---- reading TAR archives ---------------------------------------------------------------------- */
+
+#define FK_MAX_TAR_NAME 65536 /* bytes of a pax or GNU header in front of a file */
+
+/* One file of an archive; spans point into the bytes scanned. prefix: of ustar, empty if there is none. */
+typedef struct fk_tar_entry {
+    uint64_t size;
+    uint64_t mtime; /* Unix time; 0 if it is none that a header can hold */
+    fk_span name;
+    fk_span prefix;
+    uint32_t data;    /* offset of its content */
+    uint8_t type;     /* typeflag, '0' for a regular file */
+    uint8_t is_log;   /* a regular file whose name ends with .log */
+    uint8_t is_whole; /* its content lies in the bytes scanned */
+    uint8_t padding;
+} fk_tar_entry;
+
+typedef struct fk_tar_scan {
+    size_t count;    /* entries found */
+    size_t others;   /* of them without is_log */
+    size_t consumed; /* bytes up to the end of the last entry; go on reading there */
+    uint64_t skip;   /* the bytes of a large file that follow and were not scanned */
+    int at_end;      /* a block of zeros was reached; it is not consumed */
+} fk_tar_scan;
+
+/*
+ * Reads the headers in the first bytes of an archive: ustar, pax (path, size) and GNU, up to `capacity`
+ * files. It stops in front of what does not lie wholly in the bytes; a file larger than `large` bytes ends the
+ * scan and is not whole. length is below 2^31. On FK_E_TAR_* the members of *scan say what was read before.
+ */
+int fk_tar_scan_entries(const uint8_t *data, size_t length, uint32_t large, fk_tar_entry *entries,
+                        size_t capacity, fk_tar_scan *scan);
 
 /* cffi:end */
 

@@ -91,6 +91,10 @@ int text_is_plain_name(const text *t, const char *name, size_t length); /* equal
 
 int integer_parse(const char *digits, size_t length, int64_t *out); /* FK_E_RANGE, FK_E_TYPE */
 
+/* ---- points in time ------------------------------------------------------------------------------- */
+
+int moment_join(int year, int month, int day, int second_of_day, int64_t *ticks); /* FK_E_MOMENT */
+
 /* ---- the request ---------------------------------------------------------------------------------- */
 
 typedef struct item_record {

@@ -17,6 +17,13 @@ static int64_t days_before(int year, int month, int day) {
     return INT64_C(365) * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 307;
 }
 
+int moment_join(int year, int month, int day, int second_of_day, int64_t *ticks) {
+    if (year < 1 || year > 9999 || month < 1 || month > 12 || day < 1) return FK_E_MOMENT;
+    if (day > DAYS_IN_MONTH[month] + (month == 2 && is_leap(year))) return FK_E_MOMENT;
+    *ticks = (days_before(year, month, day) * 86400 + second_of_day) * TICKS_PER_SECOND;
+    return FK_OK;
+}
+
 static int digit_run(const char *at, const char *end, int count, int *out) {
     if (end - at < count) return 0;
     int value = 0;
@@ -44,7 +51,7 @@ static int parse_wcf(const char *at, const char *end, int64_t *out) {
         if (digits == 15) return FK_E_MOMENT;
         milliseconds = milliseconds * 10 + (*at - '0');
     }
-    if (!digits) return FK_E_MOMENT;
+    if (!digits || milliseconds > LAST_TICK / 10000) return FK_E_MOMENT; /* also keeps the product in range */
     int ignored;
     if (at < end && (*at == '+' || *at == '-')) {
         if (!digit_run(at + 1, end, 4, &ignored)) return FK_E_MOMENT;

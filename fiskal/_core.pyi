@@ -54,6 +54,25 @@ class _Lib:
     FK_E_STRICT_RECEIPT_CASE: Final[int]
     FK_E_STRICT_CHARGE_CASE: Final[int]
     FK_E_STRICT_PAY_CASE: Final[int]
+    FK_E_LOG_TRUNCATED: Final[int]
+    FK_E_LOG_TRAILING: Final[int]
+    FK_E_LOG_UNEXPECTED: Final[int]
+    FK_E_LOG_COUNTER: Final[int]
+    FK_E_LOG_TIME: Final[int]
+    FK_E_LOG_DEPTH: Final[int]
+    FK_E_TAR_CHECKSUM: Final[int]
+    FK_E_TAR_NUMBER: Final[int]
+    FK_E_TAR_HEADER: Final[int]
+    FK_LOG_NON_DER: Final[int]
+    FK_LOG_DEFINITE_CHUNKS: Final[int]
+    FK_LOG_NOT_PRINTABLE: Final[int]
+    FK_LOG_DUPLICATE_ELEMENT: Final[int]
+    FK_LOG_UNKNOWN_ELEMENT: Final[int]
+    FK_LOG_UNKNOWN_TYPE: Final[int]
+    FK_LOG_UNKNOWN_VERSION: Final[int]
+    FK_LOG_ALGORITHM_PARAMETERS: Final[int]
+    FK_LOG_MISSING_ELEMENT: Final[int]
+    FK_LOG_LARGE_NUMBER: Final[int]
     FK_FORM_CANONICAL: Final[int]
     FK_FORM_AMOUNT: Final[int]
     FK_FORM_QUANTITY: Final[int]
@@ -300,5 +319,12 @@ class _Lib:
         /,
     ) -> int: ...
     def fk_ecdsa_plain(self, der: Bytes, der_length: int, size: int, out: CData, /) -> int: ...
+    def fk_der_read(self, data: Bytes, length: int, at: int, out: CData, /) -> int: ...
+    def fk_log_read(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_log_read_time(self, tag: int, data: Bytes, length: int, ticks: CData, /) -> int: ...
+    def fk_log_join(self, data: Bytes, length: int, out: CData, lengths: CData, /) -> int: ...
+    def fk_tar_scan_entries(
+        self, data: Bytes, length: int, large: int, entries: CData, capacity: int, scan: CData, /
+    ) -> int: ...
 
 lib: Final[_Lib]

@@ -44,6 +44,8 @@ class CommandError(FiskalError):
         self.hint = hint
 
 
+INPUT_FILE: Final = click.Path(path_type=Path, exists=True, dir_okay=False, readable=True)
+
 # ---- options ------------------------------------------------------------------------------------
 
 

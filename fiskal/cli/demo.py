@@ -14,7 +14,7 @@ import fiskal
 from fiskal import clock
 from fiskal.cli import common
 from fiskal.cli.samples import HEADER, Flow, Samples, Step
-from fiskal.cli.verify import as_plain
+from fiskal.cli.verify import journal_as_plain
 from fiskal.export.receipt import orders_before, printable
 from fiskal.export.render import render_text
 from fiskal.export.verify import verify_journal
@@ -99,7 +99,12 @@ class _Demo:
         if self._as_json:
             folder = str(self._folder) if self._kept else None
             common.print_json(
-                {"ok": ok, "data": folder, "receipts": self._receipts, "journal": as_plain(row, report)}
+                {
+                    "ok": ok,
+                    "data": folder,
+                    "receipts": self._receipts,
+                    "journal": journal_as_plain(row, report),
+                }
             )
             return ok
         counts = ", ".join(f"{number} {name}" for name, number in report.counts.items() if number)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 from fiskal.store import JournalDERow, QueueRow, Store, exportfile
 from fiskal.store.exportfile import ExportDamaged
-from fiskal.tse.tar import Severity, Source, verify_tar
+from fiskal.tse.findings import Severity
+from fiskal.tse.tar import Source
+from fiskal.tse.tarverify import verify_tar
 
 MAX_FINDINGS = 10
 """Findings reported for one archive; the rest is of the same kind mostly."""

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 from fiskal.core import chain_hash, parse_moment, prepare, sha256
 from fiskal.errors import FiskalError
 from fiskal.export.archived import check_exports
+from fiskal.export.evidence import Evidence, Problem
 from fiskal.germany.codes import SignatureType
 from fiskal.store import AnswerRow, QueueItemRow, QueueRow, Receipt, Store, StoredItem
-from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
-from fiskal.tse.verify import SignatureCheck, Statement, verify_qr
+from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of, serial_of_point
+from fiskal.tse.verify import SignatureCheck, Statement, finish_statement, verify_qr
 
 MAX_PROBLEMS = 1_000
 """After so many problems the rest is only counted."""
@@ -35,13 +36,6 @@ _TYPE_MASK = 0xFFFF
 _T = SignatureType
 
 
-class Problem(NamedTuple):
-    """Something that does not hold: where it stands and what it is."""
-
-    where: str
-    what: str
-
-
 class JournalReport:
     """The result of :func:`verify_journal`. ``counts`` says how much was checked."""
 
@@ -49,6 +43,8 @@ class JournalReport:
         self.counts = {"items": 0, "errors": 0, "unanswered": 0, "receipts": 0, "signatures": 0, "exports": 0}
         self.problems: list[Problem] = []
         self.problem_count = 0
+        self.notes: list[str] = []
+        """What could not be checked."""
 
     @property
     def ok(self) -> bool:
@@ -77,26 +73,34 @@ class _Item(NamedTuple):
     data: str
 
 
-def verify_journal(store: Store, queue: QueueRow, *, progress: Progress | None = None) -> JournalReport:
+def verify_journal(
+    store: Store, queue: QueueRow, *, evidence: Evidence | None = None, progress: Progress | None = None
+) -> JournalReport:
     """Check the whole journal of ``queue``: hash chain, numbers, totals, every signature, archived exports.
 
-    Reads in constant memory, but for some 300 bytes for each message of the archive in work, while receipts may
-    go on being signed: receipts that come after ``queue`` was read are left out. Raises StoreError when the
-    journal cannot be read at all.
+    Every key that signed must be that of a TSE's certificate and used while it was valid. ``evidence`` has the
+    certificates and may have the TSEs' log, with which every signature is then compared; by default it is what
+    the store knows of its TSEs.
+
+    Reads in constant memory while receipts may go on being signed: receipts that come after ``queue`` was read
+    are left out. Raises StoreError when the journal cannot be read at all.
     """
-    return _Checker(store, queue).run(progress)
+    return _Checker(store, queue, evidence or Evidence(store.scus())).run(progress)
 
 
 class _Checker:
-    def __init__(self, store: Store, queue: QueueRow) -> None:
+    def __init__(self, store: Store, queue: QueueRow, evidence: Evidence) -> None:
         self._store = store
         self._queue = queue
+        self._evidence = evidence
+        self._early = 0
         self._report = JournalReport()
         self._previous: bytes | None = None
         self._number = 0
         self._total = Decimal(0)
         self._starts: dict[int, _Call] = {}
         self._checks: dict[tuple[str, str, str], SignatureCheck] = {}
+        self._serials: dict[SignatureCheck, bytes] = {}
         self._last_check: SignatureCheck | None = None
 
     def run(self, progress: Progress | None) -> JournalReport:
@@ -119,6 +123,12 @@ class _Checker:
             report.add("queue", f"the last row is {expected}, but ftCurrentRow is {queue.ftCurrentRow}")
         self._end()
         report.counts["exports"] = check_exports(self._store, queue, report.add)
+        if self._early:
+            report.notes.append(
+                f"{self._early} signatures have a log time before their certificate was valid"
+            )
+        if report.counts["signatures"] and not self._evidence.has_certificates:
+            report.notes.append("no certificate of a TSE is known: whose keys have signed is not proven")
         if progress is not None:
             progress(queue.ftCurrentRow, queue.ftCurrentRow)
         return report
@@ -148,7 +158,7 @@ class _Checker:
         where = f"row {item.ftQueueRow}"
         report = self._report
         if answer is not None:
-            self._note_starts(answer)
+            self._note_calls(where, answer)
         request_ok = self._text(where, "request", item.request, item.requestHash)
         if answer is None:
             report.add(where, "has no answer, although later rows have")
@@ -175,13 +185,34 @@ class _Checker:
                 report.add(where, f"ftReceiptIdentification does not begin with {expected}")
             self._signatures(where, response, answer)
 
-    def _note_starts(self, answer: AnswerRow) -> None:
-        """Starts that another receipt may finish: also those of receipts answered without signatures, because
-        the TSE failed after the start."""
+    def _note_calls(self, where: str, answer: AnswerRow) -> None:
+        """What the TSE did, and starts that another receipt may finish: also those of receipts answered without
+        signatures, because the TSE failed after the start."""
         with contextlib.suppress(ValueError):  # reported where the signatures are checked
             for call in _parse_calls(answer.tse_calls):
                 if call.operation == "start":
                     self._starts[call.number] = call
+                self._doubt(where, self._evidence.call(*call))
+
+    def _doubt(self, where: str, what: str) -> None:
+        if what:
+            self._report.add(where, what)
+
+    def _against(self, where: str, check: SignatureCheck, statement: Statement, signature: bytes) -> None:
+        """Hold a signature that is valid against certificate and log of its TSE."""
+        serial = self._serials[check]
+        self._doubt(where, self._evidence.moment(serial, statement.log_time))
+        self._early += self._evidence.is_early(serial, statement.log_time)
+        self._doubt(
+            where,
+            self._evidence.signature(
+                serial,
+                statement.signature_counter,
+                statement.operation,
+                statement.transaction_number,
+                signature,
+            ),
+        )
 
     def _text(self, where: str, name: str, text: str, stored_hash: str) -> bool:
         if base64.b64encode(sha256(text.encode())).decode() == stored_hash:
@@ -312,6 +343,7 @@ class _Checker:
         check = self._check_for(where, by_type)
         if check is not None:
             qr = result.qr
+            self._against(where, check, finish_statement(qr), qr.signature)
             self._finish_call(where, qr.transaction_number, qr.signature_counter, calls)
             self._start(where, check, qr.client_id, qr.transaction_number, by_type, calls)
 
@@ -338,6 +370,8 @@ class _Checker:
         self._report.counts["signatures"] += 1
         if check.find(statement, signature) is None:
             self._report.add(where, "finish-transaction-result does not verify")
+        else:
+            self._against(where, check, statement, signature)
         if by_type.get(_T.FINISH_TRANSACTION_RESULT) != by_type[_T.SIGNATURE]:
             self._report.add(where, "finish-transaction-result differs from <signatur>")
         self._payload(where, by_type)
@@ -421,6 +455,7 @@ class _Checker:
                 operation, client, process_type, process_data, call.number, call.counter, call.time
             )
             if check.find(statement, raw) is not None:
+                self._against(where, check, statement, raw)
                 return call
         self._report.add(where, f"the {operation} signature does not verify")
         return None
@@ -444,6 +479,8 @@ class _Checker:
                 self._report.add(where, f"the TSE's key cannot be used: {error}")
                 return None
             self._checks[key] = check
+            self._serials[check] = serial_of_point(point_of(check.key))
+            self._doubt(where, self._evidence.key(self._serials[check]))
         self._last_check = check
         return check
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, TypeVar
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import Clock, from_unix, now
 from fiskal.errors import ConfigurationError, FiskalError
@@ -68,8 +69,8 @@ from fiskal.scu.refusals import (
     transaction_not_open,
     wrong_state,
 )
-from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
-from fiskal.tse.certificates import CertificateError, load_certificates
+from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of
+from fiskal.tse.certificates import CertificateError, key_of, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse
 from fiskal.tse.tar import Sink
 from fiskal.tse.verify import SignatureCheck, Statement
@@ -206,6 +207,10 @@ class ScuCore:
                 )
             except (AlgorithmNotSupported, KeyNotUsable) as error:
                 raise Misconfigured("PROTOCOL_ERROR", f"Signatures cannot be verified: {error}") from error
+            if not _has_certificate(info, self._check.key):
+                raise Misconfigured(
+                    "PROTOCOL_ERROR", "The public key that the TSE shows is not that of its certificate."
+                )
 
     def _refusal(self, client_id: str, number: int | None) -> TseRejected | None:
         if self._state is not TseStates.INITIALIZED:
@@ -767,6 +772,17 @@ def _with_start(signed: Signed, started: int) -> Signed:
         started,
         signed.log_message,
     )
+
+
+def _has_certificate(info: TseInfo, key: ec.EllipticCurvePublicKey) -> bool:
+    """True if one of the TSE's certificates is that of ``key``, or if it shows none that can be read."""
+    points = []
+    for text in info.certificates_base64:
+        try:
+            points += [point_of(key_of(each)) for each in load_certificates(base64.b64decode(text))]
+        except (CertificateError, ValueError):
+            continue  # _expiry tells the log
+    return not points or point_of(key) in points
 
 
 def _expiry(info: TseInfo) -> int | None:

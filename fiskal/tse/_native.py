@@ -1,11 +1,13 @@
-"""The log message writer of the C core, for one TSE: what is signed, its hash, and the finished message."""
+"""The C core's part in TR-03151: the log message writer of one TSE, and the readers of messages and archives."""
 
 from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Sequence
-from typing import Final
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from fiskal._core import ffi, lib
 from fiskal.core import check
@@ -217,3 +219,132 @@ def time_tlv(time_format: TimeFormat, unix_ms: int) -> bytes:
     length = ffi.new("size_t *")
     check(lib.fk_log_time(time_format, unix_ms, out, 24, length))
     return ffi.buffer(out, length[0])[:]
+
+
+# ---- reading ----------------------------------------------------------------------------------
+
+_MESSAGE: Final = struct.Struct("=QQq24I4I4BI")
+_ELEMENT: Final = struct.Struct("=III4B")
+_ENTRY: Final = struct.Struct("=2Q5I4B")
+ENTRIES: Final = 512
+"""Members that one scan of an archive finds at most."""
+
+
+class _Scratch(threading.local):
+    """The buffers of one thread."""
+
+    def __init__(self) -> None:
+        self.message = ffi.new("fk_log_message *")
+        self.message_bytes = ffi.buffer(self.message)
+        self.element = ffi.new("fk_element *")
+        self.element_bytes = ffi.buffer(self.element)
+        self.entries = ffi.new("fk_tar_entry[]", ENTRIES)
+        self.entries_bytes = ffi.buffer(self.entries)
+        self.scan = ffi.new("fk_tar_scan *")
+
+
+_scratch: Final = _Scratch()
+_new: Final = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+def _layouts_agree() -> bool:
+    return (
+        _MESSAGE.size == ffi.sizeof("fk_log_message")
+        and _ELEMENT.size == ffi.sizeof("fk_element")
+        and _ENTRY.size == ffi.sizeof("fk_tar_entry")
+    )
+
+
+if not _layouts_agree():
+    raise ImportError("fiskal/_core was built from another version of csrc/fiskal.h: build it again")
+
+
+def read_message(data: bytes) -> tuple[int, tuple[int, ...]]:
+    """Read one log message: the status, and the members of ``fk_log_message`` in their order."""
+    scratch = _scratch
+    status = lib.fk_log_read(data, len(data), scratch.message)
+    return status, _MESSAGE.unpack(scratch.message_bytes)
+
+
+def join_chunks(data: bytes, count: int, length: int) -> tuple[bytes, tuple[int, ...]]:
+    """Join the ``count`` chunks that ``data`` was found to be; ``length`` is that of ``data``."""
+    out = _new("uint8_t[]", length)
+    lengths = ffi.new("uint32_t[]", count)
+    check(lib.fk_log_join(data, length, out, lengths))
+    sizes = tuple(lengths)
+    return ffi.buffer(out)[: sum(sizes)], sizes
+
+
+def read_time(tag: int, content: bytes) -> int | None:
+    """Return the ticks of a time's content (tag 02, 17 or 18); None if it is none."""
+    ticks = ffi.new("int64_t *")
+    return None if lib.fk_log_read_time(tag, content, len(content), ticks) else int(ticks[0])
+
+
+class RawElement(NamedTuple):
+    """One element (TLV) of some bytes: where its content begins and how long it is, and where it ends."""
+
+    start: int
+    content: int
+    length: int
+    end: int
+    tag: int
+    indefinite: bool
+    non_der: bool
+
+
+def read_elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[RawElement]:
+    """Read the elements of ``data[start:end]``, one behind the other.
+
+    Raises :class:`fiskal.errors.CoreError` with an FK_E_LOG_* status where one cannot be read.
+    """
+    at = start
+    limit = len(data) if end is None else end
+    scratch = _scratch
+    while at < limit:
+        check(lib.fk_der_read(data, limit, at, scratch.element))
+        content, length, following, tag, indefinite, non_der, _ = _ELEMENT.unpack(scratch.element_bytes)
+        yield RawElement(at, content, length, following, tag, bool(indefinite), bool(non_der))
+        at = following
+
+
+class Scan(NamedTuple):
+    """What a scan over the first bytes of an archive found; see ``fk_tar_scan``."""
+
+    status: int
+    found: int
+    others: int
+    consumed: int
+    skip: int
+    at_end: bool
+
+
+class Entry(NamedTuple):
+    """One member of an archive, as it lies in the bytes that were scanned; see ``fk_tar_entry``."""
+
+    size: int
+    mtime: int
+    name: int
+    name_length: int
+    prefix: int
+    prefix_length: int
+    data: int
+    type: int
+    is_log: int
+    is_whole: int
+    padding: int
+
+
+def scan_archive(data: bytes | bytearray | memoryview, large: int) -> Scan:
+    """Scan the headers at the beginning of ``data``; :func:`scanned_entries` then gives what was found."""
+    scan = _scratch.scan
+    status = lib.fk_tar_scan_entries(
+        ffi.from_buffer("uint8_t[]", data), len(data), large, _scratch.entries, ENTRIES, scan
+    )
+    return Scan(status, scan.count, scan.others, scan.consumed, scan.skip, bool(scan.at_end))
+
+
+def scanned_entries(count: int) -> Iterator[Entry]:
+    """The members that the last scan of this thread found."""
+    found = _scratch.entries_bytes[: count * _ENTRY.size]
+    return map(Entry._make, _ENTRY.iter_unpack(found))

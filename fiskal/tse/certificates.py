@@ -24,8 +24,24 @@ from fiskal.tse.algorithms import point_of, serial_of_point
 ROOT_YEARS: Final = 13
 SUB_CA_YEARS: Final = 10
 TSE_YEARS: Final = 8
+MAX_CHAIN: Final = 10
+"""Certificates from a TSE to its root; real chains have three."""
 MARK: Final = "NOT CERTIFIED"
 """Part of every subject made here."""
+
+
+X509_ERRORS: Final = (
+    FiskalError,
+    ValueError,
+    TypeError,
+    KeyError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    UserWarning,  # where warnings are made errors
+)
+"""What cryptography raises about certificates; much of it only when a member is looked at."""
 
 
 class CertificateError(FiskalError):
@@ -46,7 +62,7 @@ class Chain:
 
     @property
     def public_key(self) -> ec.EllipticCurvePublicKey:
-        return _ec_key(self.leaf)
+        return key_of(self.leaf)
 
     @property
     def point(self) -> bytes:
@@ -67,7 +83,8 @@ class Chain:
         return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in self.certificates)
 
 
-def _ec_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+def key_of(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """The key of a certificate. Raises :class:`CertificateError` if it is on no curve that is known."""
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as error:
@@ -189,7 +206,7 @@ def order_chain(leaf: x509.Certificate, others: Iterable[x509.Certificate]) -> C
     """
     chain = [leaf]
     remaining: list[x509.Certificate] = [certificate for certificate in others if certificate != leaf]
-    while chain[-1].issuer != chain[-1].subject:
+    while chain[-1].issuer != chain[-1].subject and len(chain) < MAX_CHAIN:
         issuer = next((candidate for candidate in remaining if issued_by(chain[-1], candidate)), None)
         if issuer is None:
             break

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fiskal._core import lib
 from fiskal.clock import TICKS_PER_SECOND, UNIX_EPOCH_TICKS
-from fiskal.errors import FiskalError
-from fiskal.tse.algorithms import Algorithm, algorithm_by_oid, verify
-
-_TYPE_OID_PREFIX: Final = bytes.fromhex("04007f0007030701")
+from fiskal.errors import CoreError, FiskalError
+from fiskal.tse._native import join_chunks, read_elements, read_message
+from fiskal.tse.algorithms import ALGORITHMS, Algorithm, algorithm_by_oid, verify
 
 
 class LogMessageError(FiskalError):
     """Bytes that cannot be read as a log message. ``code`` is stable: TRUNCATED, TRAILING_DATA,
-    UNEXPECTED_ELEMENT, MISSING_SIGNATURE_COUNTER, BAD_TIME, TOO_DEEP."""
+    UNEXPECTED_ELEMENT, MISSING_SIGNATURE_COUNTER, BAD_TIME, TOO_DEEP, TOO_LONG."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -61,7 +63,7 @@ class Finding(enum.StrEnum):
     ALGORITHM_PARAMETERS = "the signature algorithm has parameters"
     WEAK_ALGORITHM = "the hash of the signature algorithm is shorter than 256 bit"
     MISSING_ELEMENT = "an element that the guideline demands is missing"
-    FILE_NAME = "the file name disagrees with the content"
+    LARGE_NUMBER = "a counter or transaction number does not fit in 64 bits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +76,27 @@ class Element:
     indefinite: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LogMessage:
+class LogMessage(msgspec.Struct, frozen=True, gc=False):
     """One log message. ``log_time`` is ticks; ``time_text`` what a file name holds for it.
 
-    ``elements`` are the type specific elements by context tag number (0x80 is 0). ``tbs`` are the signed
-    bytes, ``raw`` all of them.
+    ``tbs`` are the signed bytes, ``raw`` all of them. What a type of message does not have is None.
     """
 
     raw: bytes
     tbs: bytes
     version: int
     type: LogType
-    type_oid: bytes
-    elements: dict[int, Element]
     serial: bytes
     algorithm_oid: bytes
-    audit_data: bytes | None
     signature_counter: int
     time_kind: TimeKind
     log_time: int
     time_text: str
     signature: bytes
+    findings: frozenset[Finding]
+    type_oid: bytes
+    _elements: tuple[int, int, int]
+    audit_data: bytes | None = None
     operation: str | None = None
     """operationType or eventType."""
     client_id: str | None = None
@@ -105,7 +106,19 @@ class LogMessage:
     """The lengths of the chunks; None if the process data is not chunked."""
     process_type: str | None = None
     transaction_number: int | None = None
-    findings: frozenset[Finding] = field(default_factory=frozenset)
+
+    @property
+    def elements(self) -> dict[int, Element]:
+        """The type specific elements by context tag number (0x80 is 0); of duplicates the first."""
+        found: dict[int, Element] = {}
+        first, length, _ = self._elements
+        for element in elements(self.raw, first, first + length):
+            found.setdefault(element.tag & 0x1F, element)
+        return found
+
+    def has_element(self, number: int) -> bool:
+        """True if the type specific element with this context tag number is there."""
+        return bool(self._elements[2] >> number & 1)
 
     @property
     def algorithm(self) -> Algorithm | None:
@@ -122,273 +135,154 @@ class LogMessage:
         return algorithm is not None and verify(key, algorithm, self.tbs, self.signature)
 
 
-class _Reader:
-    """Reads TLVs one after the other and notes what is not DER."""
-
-    def __init__(self, data: bytes, findings: set[Finding]) -> None:
-        self.data = data
-        self.at = 0
-        self.findings = findings
-
-    def __bool__(self) -> bool:
-        return self.at < len(self.data)
-
-    def _byte(self) -> int:
-        if self.at >= len(self.data):
-            raise LogMessageError("TRUNCATED", f"The message ends at byte {self.at} within an element.")
-        self.at += 1
-        return self.data[self.at - 1]
-
-    def element(self, depth: int = 0) -> Element:
-        """Read one element; an indefinite length is read to its terminator."""
-        if depth > 8:
-            raise LogMessageError("TOO_DEEP", "Elements are nested too deeply.")
-        start = self.at
-        tag = self._byte()
-        if tag & 0x1F == 0x1F:
-            raise LogMessageError("UNEXPECTED_ELEMENT", f"The tag at byte {start} has several bytes.")
-        length = self._byte()
-        if length == 0x80:
-            if not tag & 0x20:
-                raise LogMessageError(
-                    "UNEXPECTED_ELEMENT", f"A primitive element at byte {start} has no length."
-                )
-            return self._indefinite(start, tag, depth)
-        if length > 0x80:
-            count = length & 0x7F
-            if self.at + count > len(self.data):
-                raise LogMessageError("TRUNCATED", f"The message ends at byte {self.at} within a length.")
-            octets = self.data[self.at : self.at + count]
-            self.at += count
-            length = int.from_bytes(octets)
-            if length < 0x80 or octets[0] == 0:
-                self.findings.add(Finding.NON_DER)
-        if length > len(self.data) - self.at:
-            raise LogMessageError("TRUNCATED", f"The element at byte {start} is longer than the message.")
-        content = self.data[self.at : self.at + length]
-        self.at += length
-        return Element(tag, content, self.data[start : self.at])
-
-    def _indefinite(self, start: int, tag: int, depth: int) -> Element:
-        begin = self.at
-        while True:
-            if self.data[self.at : self.at + 2] == b"\0\0":
-                content = self.data[begin : self.at]
-                self.at += 2
-                return Element(tag, content, self.data[start : self.at], indefinite=True)
-            self.element(depth + 1)
-
-
-def _unsigned(element: Element, findings: set[Finding]) -> int:
-    content = element.content
-    if not content:
-        raise LogMessageError("UNEXPECTED_ELEMENT", "An INTEGER has no content.")
-    if len(content) > 1 and content[0] == 0 and content[1] < 0x80:
-        findings.add(Finding.NON_DER)
-    if content[0] >= 0x80:  # a writer that forgot the leading zero
-        findings.add(Finding.NON_DER)
-    return int.from_bytes(content)
-
-
-_PRINTABLE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+,-./:=?")
-
-
-def _text(element: Element, findings: set[Finding]) -> str:
-    if not _PRINTABLE.issuperset(element.content):
-        findings.add(Finding.NOT_PRINTABLE)
+def elements(data: bytes, start: int = 0, end: int | None = None) -> Iterator[Element]:
+    """Read the elements of ``data[start:end]``, one behind the other. Raises :class:`LogMessageError`."""
     try:
-        return element.content.decode("utf-8")
+        for at, content, length, following, tag, indefinite, _ in read_elements(data, start, end):
+            yield Element(tag, data[content : content + length], data[at:following], indefinite)
+    except CoreError as error:
+        raise _error(error.status, start) from error
+
+
+_ERRORS: Final = {
+    lib.FK_E_LOG_TRUNCATED: ("TRUNCATED", "An element at byte {} is longer than what it lies in."),
+    lib.FK_E_LOG_TRAILING: ("TRAILING_DATA", "Bytes follow the message, from byte {} on."),
+    lib.FK_E_LOG_UNEXPECTED: ("UNEXPECTED_ELEMENT", "The element at byte {} is none that may stand there."),
+    lib.FK_E_LOG_COUNTER: (
+        "MISSING_SIGNATURE_COUNTER",
+        "The message has no signatureCounter before byte {}.",
+    ),
+    lib.FK_E_LOG_TIME: ("BAD_TIME", "logTime, before byte {}, is no time of the years 1 to 9999."),
+    lib.FK_E_LOG_DEPTH: ("TOO_DEEP", "The elements at byte {} are nested too deeply."),
+    lib.FK_E_ARGUMENT: ("TOO_LONG", "The message is longer than 2 GiB."),
+}
+
+
+def _error(status: int, fault: int) -> LogMessageError:
+    code, text = _ERRORS[status]
+    return LogMessageError(code, text.format(fault))
+
+
+_BITS: Final = {
+    lib.FK_LOG_NON_DER: Finding.NON_DER,
+    lib.FK_LOG_DEFINITE_CHUNKS: Finding.DEFINITE_CHUNKS,
+    lib.FK_LOG_NOT_PRINTABLE: Finding.NOT_PRINTABLE,
+    lib.FK_LOG_DUPLICATE_ELEMENT: Finding.DUPLICATE_ELEMENT,
+    lib.FK_LOG_UNKNOWN_ELEMENT: Finding.UNKNOWN_ELEMENT,
+    lib.FK_LOG_UNKNOWN_TYPE: Finding.UNKNOWN_TYPE,
+    lib.FK_LOG_UNKNOWN_VERSION: Finding.UNKNOWN_VERSION,
+    lib.FK_LOG_ALGORITHM_PARAMETERS: Finding.ALGORITHM_PARAMETERS,
+    lib.FK_LOG_MISSING_ELEMENT: Finding.MISSING_ELEMENT,
+    lib.FK_LOG_LARGE_NUMBER: Finding.LARGE_NUMBER,
+    1 << 16: Finding.UNKNOWN_ALGORITHM,
+    1 << 17: Finding.WEAK_ALGORITHM,
+}
+_UNKNOWN_ALGORITHM: Final = 1 << 16
+_ALGORITHM_BITS: Final = {
+    algorithm.oid_content: 0 if algorithm.compliant else 1 << 17 for algorithm in ALGORITHMS
+}
+_NONE: Final[frozenset[Finding]] = frozenset()
+
+
+@lru_cache(maxsize=1 << 12)
+def _findings(bits: int) -> frozenset[Finding]:
+    return frozenset(finding for bit, finding in _BITS.items() if bits & bit)
+
+
+_TYPES: Final = (LogType.UNKNOWN, LogType.TRANSACTION, LogType.SYSTEM, LogType.AUDIT)
+_KINDS: Final = {0x02: TimeKind.UNIX, 0x17: TimeKind.UTC, 0x18: TimeKind.GENERALIZED}
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode()
     except UnicodeDecodeError:
-        return element.content.decode("latin-1")
-
-
-_UTC_TIME: Final = re.compile(rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?Z")
-_GENERALIZED_TIME: Final = re.compile(rb"(\d{4})(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:(\d\d)(?:\.(\d{1,7})\d*)?)?)?Z")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _time(element: Element, findings: set[Finding]) -> tuple[TimeKind, int, str]:
-    content = element.content
-    if element.tag == 0x02:
-        if not content:
-            raise LogMessageError("BAD_TIME", "logTime has no content.")
-        seconds = int.from_bytes(content, signed=True)
-        if len(content) > 1 and content[0] == 0 and content[1] < 0x80:
-            findings.add(Finding.NON_DER)
-        return TimeKind.UNIX, UNIX_EPOCH_TICKS + seconds * TICKS_PER_SECOND, str(seconds)
-    kind = TimeKind.UTC if element.tag == 0x17 else TimeKind.GENERALIZED
-    match = (_UTC_TIME if kind is TimeKind.UTC else _GENERALIZED_TIME).fullmatch(content)
-    if match is None:
-        raise LogMessageError("BAD_TIME", f"logTime {content!r} is no time.")
-    groups = match.groups()
-    year, month, day, hour, minute, second = (int(group or 0) for group in groups[:6])
-    fraction = groups[6] if kind is TimeKind.GENERALIZED else None
-    if kind is TimeKind.UTC:
-        year += 1900 if year >= 50 else 2000
-    try:
-        moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
-    except ValueError as error:
-        raise LogMessageError("BAD_TIME", f"logTime {content!r} is no time.") from error
-    seconds = (moment - _EPOCH) // timedelta(seconds=1)
-    ticks = UNIX_EPOCH_TICKS + seconds * TICKS_PER_SECOND
-    if fraction:
-        ticks += int(fraction.ljust(7, b"0"))
-    return kind, ticks, content.decode("ascii")
-
-
-def _chunks(element: Element, findings: set[Finding]) -> tuple[bytes, tuple[int, ...]]:
-    """Join chunked process data (A2: OCTET STRINGs one after the other)."""
-    if not element.indefinite:
-        findings.add(Finding.DEFINITE_CHUNKS)
-    reader = _Reader(element.content, findings)
-    chunks: list[bytes] = []
-    while reader:
-        chunk = reader.element()
-        if chunk.tag != 0x04:
-            raise LogMessageError("UNEXPECTED_ELEMENT", f"A chunk of process data has tag {chunk.tag:02X}.")
-        chunks.append(chunk.content)
-    return b"".join(chunks), tuple(len(chunk) for chunk in chunks)
+        return content.decode("latin-1")
 
 
 def parse(data: bytes) -> LogMessage:
     """Read one log message. Raises :class:`LogMessageError`, and nothing else, if it cannot be read."""
-    findings: set[Finding] = set()
-    outer_reader = _Reader(data, findings)
-    outer = outer_reader.element()
-    if outer.tag != 0x30:
-        raise LogMessageError("UNEXPECTED_ELEMENT", f"A log message has tag 30, not {outer.tag:02X}.")
-    if outer_reader:
-        raise LogMessageError("TRAILING_DATA", f"{len(data) - outer_reader.at} bytes follow the message.")
-    if outer.indefinite:
-        findings.add(Finding.NON_DER)
-    reader = _Reader(outer.content, findings)
-
-    def expect(name: str, *tags: int) -> Element:
-        if not reader:
-            raise LogMessageError("TRUNCATED", f"The message ends before {name}.")
-        element = reader.element()
-        if element.tag not in tags:
-            raise LogMessageError("UNEXPECTED_ELEMENT", f"{name} has tag {element.tag:02X}.")
-        return element
-
-    version = _unsigned(expect("version", 0x02), findings)
-    if version not in (2, 3):
-        findings.add(Finding.UNKNOWN_VERSION)
-    type_oid = expect("certifiedDataType", 0x06).content
-    log_type = LogType.UNKNOWN
-    if type_oid[:-1] == _TYPE_OID_PREFIX and 1 <= type_oid[-1] <= 3:
-        log_type = LogType(type_oid[-1])
-    else:
-        findings.add(Finding.UNKNOWN_TYPE)
-
-    elements: dict[int, Element] = {}
-    while reader and reader.data[reader.at] & 0xC0 == 0x80:
-        element = reader.element()
-        number = element.tag & 0x1F
-        if number in elements:
-            findings.add(Finding.DUPLICATE_ELEMENT)
-            continue
-        elements[number] = element
-        if element.indefinite and not (number == 2 and log_type is LogType.TRANSACTION):
-            findings.add(Finding.NON_DER)
-
-    serial = expect("serialNumber", 0x04).content
-    algorithm_oid = _algorithm(expect("signatureAlgorithm", 0x30), findings)
-    following = expect("signatureCounter", 0x02, 0x04, 0x17, 0x18)
-    audit_data: bytes | None = None
-    if following.tag == 0x04:
-        audit_data = following.content
-        following = expect("signatureCounter", 0x02, 0x17, 0x18)
-    counter_element = following
-    time_element = expect("logTime", 0x02, 0x17, 0x18, 0x04)
-    if counter_element.tag != 0x02 or time_element.tag == 0x04:
-        raise LogMessageError("MISSING_SIGNATURE_COUNTER", "The message has no signatureCounter.")
-    counter = _unsigned(counter_element, findings)
-    time_kind, log_time, time_text = _time(time_element, findings)
-    tbs = outer.content[: reader.at]
-    signature = expect("signatureValue", 0x04).content
-    if reader:
-        raise LogMessageError("UNEXPECTED_ELEMENT", "Elements follow the signature.")
-
-    details = _details(log_type, elements, findings)
-    return LogMessage(
-        raw=data,
-        tbs=tbs,
-        version=version,
-        type=log_type,
-        type_oid=type_oid,
-        elements=elements,
-        serial=serial,
-        algorithm_oid=algorithm_oid,
-        audit_data=audit_data,
-        signature_counter=counter,
-        time_kind=time_kind,
-        log_time=log_time,
-        time_text=time_text,
-        signature=signature,
-        operation=details.operation,
-        client_id=details.client_id,
-        process_data=details.process_data,
-        process_data_chunks=details.chunks,
-        process_type=details.process_type,
-        transaction_number=details.number,
-        findings=frozenset(findings),
-    )
-
-
-def _algorithm(element: Element, findings: set[Finding]) -> bytes:
-    """The OID's content out of an AlgorithmIdentifier."""
-    reader = _Reader(element.content, findings)
-    oid = reader.element() if reader else None
-    if oid is None or oid.tag != 0x06:
-        raise LogMessageError("UNEXPECTED_ELEMENT", "signatureAlgorithm holds no OID.")
-    if reader:
-        findings.add(Finding.ALGORITHM_PARAMETERS)
-    algorithm = algorithm_by_oid(oid.content)
-    if algorithm is None:
-        findings.add(Finding.UNKNOWN_ALGORITHM)
-    elif not algorithm.compliant:
-        findings.add(Finding.WEAK_ALGORITHM)
-    return oid.content
-
-
-@dataclass(slots=True)
-class _Details:
-    operation: str | None = None
-    client_id: str | None = None
-    process_data: bytes | None = None
+    (
+        status,
+        (
+            counter,
+            number,
+            log_time,
+            tbs,
+            tbs_length,
+            type_oid,
+            type_oid_length,
+            first_element,
+            elements_length,
+            operation,
+            operation_length,
+            client,
+            client_length,
+            process_data,
+            process_data_length,
+            process_type,
+            process_type_length,
+            serial,
+            serial_length,
+            oid,
+            oid_length,
+            audit,
+            audit_length,
+            time,
+            time_length,
+            signature,
+            signature_length,
+            present,
+            chunk_count,
+            bits,
+            version,
+            log_type,
+            time_tag,
+            has_audit_data,
+            chunked,
+            fault,
+        ),
+    ) = read_message(data)
+    if status:
+        raise _error(status, fault)
+    algorithm_oid = data[oid : oid + oid_length]
+    bits |= _ALGORITHM_BITS.get(algorithm_oid, _UNKNOWN_ALGORITHM)
+    is_transaction = log_type == 1
+    content: bytes | None = None
     chunks: tuple[int, ...] | None = None
-    process_type: str | None = None
-    number: int | None = None
-
-
-def _details(log_type: LogType, elements: dict[int, Element], findings: set[Finding]) -> _Details:
-    """The type specific elements by their meaning."""
-    details = _Details()
-    if log_type in (LogType.TRANSACTION, LogType.SYSTEM):
-        if 0 in elements:
-            details.operation = _text(elements[0], findings)
-        else:
-            findings.add(Finding.MISSING_ELEMENT)
-    if log_type is not LogType.TRANSACTION:
-        return details
-    if not {1, 2, 5} <= elements.keys():
-        findings.add(Finding.MISSING_ELEMENT)
-    if any(number > 6 for number in elements):
-        findings.add(Finding.UNKNOWN_ELEMENT)
-    if 1 in elements:
-        details.client_id = _text(elements[1], findings)
-    if 2 in elements:
-        data = elements[2]
-        if data.tag & 0x20:
-            details.process_data, details.chunks = _chunks(data, findings)
-        else:
-            details.process_data = data.content
-    if 3 in elements:
-        details.process_type = _text(elements[3], findings)
-    if 5 in elements:
-        details.number = _unsigned(elements[5], findings)
-    return details
+    if is_transaction and present & 4:
+        content = data[process_data : process_data + process_data_length]
+        if chunk_count > 1:
+            content, chunks = join_chunks(content, chunk_count, process_data_length)
+        elif chunked:
+            chunks = (process_data_length,) if chunk_count else ()
+    return LogMessage(
+        data,
+        data[tbs : tbs + tbs_length],
+        version,
+        _TYPES[log_type],
+        data[serial : serial + serial_length],
+        algorithm_oid,
+        counter,
+        _KINDS[time_tag],
+        log_time,
+        str((log_time - UNIX_EPOCH_TICKS) // TICKS_PER_SECOND)
+        if time_tag == 0x02
+        else data[time : time + time_length].decode("ascii"),
+        data[signature : signature + signature_length],
+        _findings(bits) if bits else _NONE,
+        data[type_oid : type_oid + type_oid_length],
+        (first_element, elements_length, present),
+        data[audit : audit + audit_length] if has_audit_data else None,
+        _text(data[operation : operation + operation_length]) if present & 1 and log_type in (1, 2) else None,
+        _text(data[client : client + client_length]) if is_transaction and present & 2 else None,
+        content,
+        chunks,
+        _text(data[process_type : process_type + process_type_length])
+        if is_transaction and present & 8
+        else None,
+        number if is_transaction and present & 32 else None,
+    )
 
 
 # ---- file names (TR-03153-1 §5.2.2) -----------------------------------------------------------

@@ -196,6 +196,19 @@ class QrResult:
         return "" if self.reason is None else _MEANINGS[self.reason]
 
 
+def finish_statement(qr: QrV0) -> Statement:
+    """What a QR code says: the finish of a transaction."""
+    return Statement(
+        "finish",
+        qr.client_id,
+        qr.process_type,
+        qr.process_data.encode(),
+        qr.transaction_number,
+        qr.signature_counter,
+        qr.log_time,
+    )
+
+
 def verify_qr(text: str) -> QrResult:
     """Check the signature of a QR code by rebuilding the finish message it belongs to."""
     try:
@@ -217,15 +230,7 @@ def verify_qr(text: str) -> QrResult:
     findings: list[str] = []
     if qr.start_time > qr.log_time:
         findings.append("startTime is later than logTime")
-    statement = Statement(
-        "finish",
-        qr.client_id,
-        qr.process_type,
-        qr.process_data.encode(),
-        qr.transaction_number,
-        qr.signature_counter,
-        qr.log_time,
-    )
+    statement = finish_statement(qr)
     variant = check.find(statement, qr.signature)
     if variant is None:
         return QrResult(False, qr, serial=serial, reason=Reason.SIGNATURE, findings=tuple(findings))

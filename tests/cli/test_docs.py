@@ -10,15 +10,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 import fiskal
 from fiskal import core
 from fiskal.cli import COMMANDS
 from fiskal.host.http import V0_PREFIXES, V1_PREFIXES
+from fiskal.tse.findings import Code
+from tests.tse.test_tar import day_archive, tse
 
 PACKAGE = Path(fiskal.__file__).parent
 DOCS = PACKAGE.parent / "docs"
 CLI = (DOCS / "cli.md").read_text()
 HTTP = (DOCS / "http.md").read_text()
+VERIFICATION = (DOCS / "verification.md").read_text()
 
 
 def test_every_command_has_its_chapter() -> None:
@@ -69,3 +74,25 @@ def test_every_error_code_is_documented() -> None:
 def test_every_prefix_is_documented() -> None:
     for prefix in (*V0_PREFIXES, *V1_PREFIXES):
         assert f"`{prefix}`" in HTTP or not prefix
+
+
+def test_the_findings_that_are_explained_exist() -> None:
+    named = set(re.findall(r"`([A-Z]+_[A-Z_]+)`", VERIFICATION)) - {"SQLITE_TMPDIR"}
+    assert len(named) > 8
+    assert named <= set(Code.__members__)
+
+
+def test_the_example_of_verification_runs(tmp_path: Path) -> None:
+    (tmp_path / "export.tar").write_bytes(day_archive())
+    (tmp_path / "root.pem").write_bytes(tse().chain.certificates[-1].public_bytes(Encoding.PEM))
+    (block,) = re.findall(r"^```python\n(.*?)^```", VERIFICATION, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", block],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(PACKAGE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"True 6 of 6\n{tse().chain.serial.hex()} trusted 1 6 []\n"

@@ -15,7 +15,8 @@ from fiskal.host import config as configs
 from fiskal.scu.fetch import ExportFetch
 from fiskal.scu.software.rehearsal import FILE_NAME
 from fiskal.tse.logmessage import parse_file_name
-from fiskal.tse.tar import read_members, verify_tar
+from fiskal.tse.tar import read_members
+from fiskal.tse.tarverify import verify_tar
 
 from .test_cli import data, failed, good, run, sign
 

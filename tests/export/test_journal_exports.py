@@ -24,7 +24,8 @@ from fiskal.scu.contract import EndExportSessionResponse
 from fiskal.scu.errors import TseRejected, Unreachable
 from fiskal.store import Change, ExportState, JournalDEPartRow, JournalDERow, exportfile
 from fiskal.tse.logmessage import parse
-from fiskal.tse.tar import TarWriter, read_members, verify_tar
+from fiskal.tse.tar import TarWriter, read_members
+from fiskal.tse.tarverify import verify_tar
 from tests.support.memory import peak
 from tests.support.shop import Shop
 

@@ -5,18 +5,9 @@
  * replays files, or runs N deterministic mutations of built-in samples (`fuzz_prepare -n 100000 -s 1`).
  */
 #include "fiskal.h"
-
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "fuzz.h"
 
 #define ARENA (1u << 20)
-
-static void require(int condition, const char *what) {
-    if (condition) return;
-    fprintf(stderr, "violated: %s\n", what);
-    abort();
-}
 
 static void check_slice(fk_slice s, size_t capacity) {
     if (s.length < 0) return;
@@ -122,13 +113,6 @@ static const char *const PIECES[] = {"\"", "\\", "\\u", "\\ud800", "{", "}", "["
                                      "99999999999999999999999999999", "0.00000000000000000000000000005", "//", "/*", "*/", "\n", "\xe2\x80\xa8",
                                      "\xed\xa0\x80", "\xff", "\"Amount\":1,", "\"cbReceiptMoment\":\"2024-01-02T03:04:05Z\",", "{},", "4919338172267102224"};
 
-static uint64_t state;
-
-static uint32_t random_below(uint32_t bound) { /* xorshift64*, so that a seed replays */
-    state ^= state >> 12, state ^= state << 25, state ^= state >> 27;
-    return (uint32_t)((state * UINT64_C(2685821657736338717)) >> 33) % bound;
-}
-
 static size_t mutate(uint8_t *buffer, size_t size, size_t capacity) {
     for (uint32_t rounds = 1 + random_below(6); rounds; rounds--) {
         size_t at = random_below((uint32_t)size + 1);
@@ -170,24 +154,7 @@ static size_t mutate(uint8_t *buffer, size_t size, size_t capacity) {
 
 int main(int argc, char **argv) {
     static uint8_t buffer[65536];
-    long runs = 0;
-    state = 1;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "-n") == 0 && i + 1 < argc) {
-            runs = atol(argv[++i]);
-        } else if (strcmp(argv[i], "-s") == 0 && i + 1 < argc) {
-            state = strtoull(argv[++i], NULL, 10) | 1;
-        } else {
-            FILE *file = fopen(argv[i], "rb");
-            if (!file) {
-                perror(argv[i]);
-                return 2;
-            }
-            size_t size = fread(buffer, 1, sizeof buffer, file);
-            fclose(file);
-            LLVMFuzzerTestOneInput(buffer, size);
-        }
-    }
+    long runs = read_arguments(argc, argv, buffer, sizeof buffer);
     for (long i = 0; i < runs; i++) {
         const char *sample = SAMPLES[random_below(sizeof SAMPLES / sizeof *SAMPLES)];
         size_t size = strlen(sample);

@@ -33,7 +33,7 @@ from fiskal.host import openapi
 from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, paths
 from fiskal.pos import decode_echo, encode_echo
 from fiskal.scu.errors import ClientError, Misconfigured, NotSupported, OutcomeUnknown, Unreachable
-from fiskal.tse.tar import verify_tar
+from fiskal.tse.tarverify import verify_tar
 from tests.support.shop import Shop
 
 JSON = {"Content-Type": "application/json"}

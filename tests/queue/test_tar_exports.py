@@ -23,7 +23,8 @@ from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected, Unreachable
 from fiskal.store import Change, ExportState, JournalDERow, exportfile
 from fiskal.tse.logmessage import parse
-from fiskal.tse.tar import read_members, verify_tar
+from fiskal.tse.tar import read_members
+from fiskal.tse.tarverify import verify_tar
 from tests.queue.test_switch import SwitchShop, two_scus
 from tests.support.shop import DE, DyingStore, Shop
 

@@ -33,7 +33,8 @@ from fiskal.scu.software.tse import SoftwareTse
 from fiskal.tse._native import TimeFormat
 from fiskal.tse.algorithms import CURVES, algorithm_by_oid, point_of, serial_of_point
 from fiskal.tse.logmessage import LogMessage, LogType, build_file_name, parse, parse_file_name
-from fiskal.tse.tar import TarReport, Trust, read_members, verify_tar
+from fiskal.tse.tar import read_members
+from fiskal.tse.tarverify import TarReport, Trust, verify_tar
 
 COVERED: set[str] = set()
 _F = TypeVar("_F", bound=Callable[..., None])

@@ -46,6 +46,7 @@ class ForgetfulTse(SoftwareTse):
         self.forge = False
         self.forget_start = False
         self.serial: str | None = None
+        self.certificates: list[str] | None = None
 
     def _fail(self, error: Exception | None) -> None:
         if error is not None:
@@ -74,6 +75,8 @@ class ForgetfulTse(SoftwareTse):
     def info(self, deadline: Deadline | None) -> TseInfo:
         self.infos += 1
         info = super().info(deadline)
+        if self.certificates is not None:
+            info = msgspec.structs.replace(info, certificates_base64=self.certificates)
         return info if self.serial is None else msgspec.structs.replace(info, serial_number_octet=self.serial)
 
     def recall(self, call: Call) -> Remembered | None:
@@ -264,6 +267,21 @@ def test_a_signature_that_does_not_verify_is_not_answered(driver: ForgetfulTse, 
     driver.forge = False
     assert pos.start(item, retry=True).transaction_number == 1
     assert len(driver.executed) == 1
+
+
+def test_a_key_that_is_not_that_of_the_certificate_signs_nothing(
+    driver: ForgetfulTse, tmp_path: Path, clock: Any
+) -> None:
+    """Signatures would hold under the key the TSE shows, and prove nothing later."""
+    stranger = SoftwareTse(tmp_path / "stranger", clock=clock)
+    driver.certificates = stranger.info(None).certificates_base64
+    stranger.close()
+    scu = ScuCore(driver, calls=SqliteCallStore(tmp_path / "calls.sqlite"), clock=clock)
+    with pytest.raises(Misconfigured, match="not that of its certificate"):
+        scu.set_tse_state(TseState(current_state=TseStates.INITIALIZED))
+    driver.certificates = [base64.b64encode(b"no certificate").decode()]
+    scu.set_tse_state(TseState(current_state=TseStates.INITIALIZED))
+    scu.close()
 
 
 @pytest.mark.parametrize("version", [2, 3])

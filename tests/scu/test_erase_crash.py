@@ -23,7 +23,8 @@ from fiskal.scu.errors import Misconfigured, ScuError, TseRejected
 from fiskal.scu.software import SoftwareTse, open_software_tse
 from fiskal.scu.software import log as records
 from fiskal.tse.logmessage import parse
-from fiskal.tse.tar import read_members, verify_tar
+from fiskal.tse.tar import read_members
+from fiskal.tse.tarverify import verify_tar
 
 ITEM = str(uuid.uuid4())
 

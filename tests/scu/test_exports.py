@@ -36,7 +36,8 @@ from fiskal.scu.errors import ClientError, NotSupported, ScuError, TseRejected, 
 from fiskal.scu.exports import MAX_CHUNK_BYTES, MAX_SESSIONS, UNKNOWN_TOKEN, ExportSettings
 from fiskal.scu.software import SoftwareTse, open_software_tse
 from fiskal.tse.logmessage import parse
-from fiskal.tse.tar import TarReport, Trust, read_members, verify_tar
+from fiskal.tse.tar import read_members
+from fiskal.tse.tarverify import TarReport, Trust, verify_tar
 
 EMPTY = ("", True, True)
 

@@ -23,7 +23,7 @@ from fiskal.scu.software.limits import Limits
 from fiskal.scu.software.rehearsal import FAULT_KINDS, Fault, Rehearsal, RehearsedTse
 from fiskal.tse._native import TimeFormat
 from fiskal.tse.encode_events import Event
-from fiskal.tse.tar import TarReport, verify_tar
+from fiskal.tse.tarverify import TarReport, verify_tar
 
 OPERATIONS = 2000
 CLIENTS = ("A", "B b", "C.1", "a" * 64)

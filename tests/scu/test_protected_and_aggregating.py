@@ -25,7 +25,7 @@ from fiskal.scu.software.aggregating import AggregatingTse
 from fiskal.scu.software.rehearsal import Fault, RehearsedTse
 from fiskal.tse.encode_events import AuthenticationResult, UnblockResult
 from fiskal.tse.logmessage import parse
-from fiskal.tse.tar import verify_tar
+from fiskal.tse.tarverify import verify_tar
 
 PIN = "12345"
 

@@ -153,17 +153,21 @@ def test_every_prefix_is_refused() -> None:
                 parse(raw[:length])
 
 
-def test_every_changed_bit_of_the_signed_bytes_is_noticed() -> None:
-    raw = example()
-    key = KEYS[CURVES[0].name].public_key()
-    for at in range(3, len(raw)):
+@pytest.mark.parametrize("which", range(4), ids=["transaction", "chunks", "system", "audit"])
+@pytest.mark.parametrize("change", [0x01, 0x02, 0x20, 0x80, 0xFF])
+def test_every_changed_byte_of_a_message_is_noticed(which: int, change: int) -> None:
+    """In every element, headers and signature too; version 2 and 3, transaction, system and audit logs."""
+    raw = MESSAGES[which]
+    key = KEYS[CURVES[0 if which == 0 else 2].name].public_key()
+    assert parse(raw).verify(key)
+    for at in range(len(raw)):
         changed = bytearray(raw)
-        changed[at] ^= 1
+        changed[at] ^= change
         try:
             message = parse(bytes(changed))
         except LogMessageError:
             continue
-        assert not message.verify(key)
+        assert not (message.verify(key) and message.serial == parse(raw).serial), at
 
 
 def code_of(raw: bytes) -> str:
@@ -209,6 +213,7 @@ def _replaced(old: str, new: str) -> frozenset[Finding]:
         ("8105504f532d31", "8105504f535f31", Finding.NOT_PRINTABLE),
         ("850107", "850107 850108", Finding.DUPLICATE_ELEMENT),
         ("850107", "850107 870108", Finding.UNKNOWN_ELEMENT),
+        ("850107", "850a 0100000000000000ffff", Finding.LARGE_NUMBER),
         ("850107", "", Finding.MISSING_ELEMENT),
         ("060904007f000703070101", "060904007f000703070109", Finding.UNKNOWN_TYPE),
         ("020102", "020104", Finding.UNKNOWN_VERSION),

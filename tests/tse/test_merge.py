@@ -8,9 +8,10 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tar import INFO, NOW, Tse, certificates, named, tse
 
-from fiskal.tse.tar import MAX_MEMBER_BYTES, TarError, TarWriter, merge_archives, read_members, verify_tar
+from fiskal.tse.tar import MAX_MEMBER_BYTES, TarError, TarWriter, merge_archives, read_members
+from fiskal.tse.tarverify import verify_tar
+from tests.tse.test_tar import INFO, NOW, Tse, certificates, named, tse
 
 Members = list[tuple[str, bytes]]
 
