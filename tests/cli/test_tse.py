@@ -12,6 +12,7 @@ import pytest
 import fiskal
 from fiskal.cli.tse import _AfterHead, _whole_members
 from fiskal.host import config as configs
+from fiskal.queue.settings import QueueSettings
 from fiskal.scu.fetch import ExportFetch
 from fiskal.scu.software.rehearsal import FILE_NAME
 from fiskal.tse.logmessage import parse_file_name
@@ -297,6 +298,9 @@ def test_a_running_host_takes_a_change_over_at_once_if_it_rehearses(data: Path) 
         text: str = answer("rehearse", "--data", data, *arguments)["effect"]
         return text
 
+    config = configs.load(data)
+    config.queues[0].settings = QueueSettings(scu_max_retries=1)
+    configs.save(data, config)
     body = sample(data, "sale")
     with fiskal.open(data) as middleware:
         middleware.sign_json(body)

@@ -17,6 +17,7 @@ from fiskal.host import config as configs
 from fiskal.host.config import QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware
 from fiskal.pos import ReceiptRequest, encode_request
+from fiskal.queue.settings import QueueSettings
 from fiskal.scu.core import ScuCore
 from fiskal.scu.software import Rehearsal, RehearsedTse, SoftwareTse
 from fiskal.scu.software.rehearsal import ServiceTimes
@@ -81,6 +82,7 @@ def test_the_options_of_the_configuration_reach_the_tse(tmp_path: Path, updates:
         "updates": updates,
         "rehearse": {"faults": [{"kind": "unreachable", "operation": "finish", "times": 1}]},
     }
+    config.queues[0].settings = QueueSettings(scu_max_retries=1)
     configs.save(tmp_path, config)
     with fiskal.open(tmp_path) as middleware:
         samples = Samples(config.cash_box_id, now())
