@@ -68,6 +68,7 @@ from fiskal.scu.refusals import (
     transaction_not_open,
     wrong_state,
 )
+from fiskal.scu.scheduler import Scheduler, Urgency
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse
@@ -111,7 +112,8 @@ class ScuCore:
         self._clock = clock
         self._info_cache_s = info_cache_s
         self._lock_timeout_s = lock_timeout_s
-        self._lock = threading.Lock()
+        self.scheduler = Scheduler()
+        """The line in front of the TSE, and what it measured."""
         self._closed = False
         self._exports = ExportSessions(exports or ExportSettings(), self._export)
         self._verify = not driver.key_in_process if verify_signatures is None else verify_signatures
@@ -132,24 +134,33 @@ class ScuCore:
 
     # ---- turns ------------------------------------------------------------------------------
 
-    def _enter(self, deadline: Deadline | None) -> None:
-        """Wait for this call's turn; on return the lock is held."""
-        if not self._lock.acquire(blocking=False):
-            wait = self._lock_timeout_s if deadline is None else deadline.remaining()
-            if not self._lock.acquire(timeout=wait):
-                raise Unreachable("BUSY", "The TSE was busy with other calls until the deadline passed.")
+    def _enter(self, operation: str, urgency: Urgency, client_id: str, deadline: Deadline | None) -> None:
+        """Wait for this call's turn; on return the TSE is this thread's until the scheduler is left."""
+        self.scheduler.enter(operation, urgency, client_id, deadline, self._lock_timeout_s)
         if self._closed or (deadline is not None and deadline.expired):
-            self._lock.release()
+            self.scheduler.leave()
             if self._closed:
                 raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It has been closed.")
             raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
 
-    def _administer(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
+    @contextlib.contextmanager
+    def back_to_back(self, client_id: str, deadline: Deadline | None = None) -> Iterator[None]:
+        """Within the block, calls of this thread follow each other with none of others in between.
+
+        For the start and finish of an implicit receipt, behind which a customer waits. Raises Unreachable.
+        """
+        self._enter("receipt", Urgency.FINISH, client_id, deadline)
+        try:
+            yield
+        finally:
+            self.scheduler.leave()
+
+    def _administer(self, operation: str, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
         """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts.
 
         An unexpected error counts as an unknown outcome: these calls lead to a state and may be repeated.
         """
-        self._enter(deadline)
+        self._enter(operation, Urgency.INFO, "", deadline)
         try:
             return action()
         except ScuError:
@@ -159,7 +170,7 @@ class ScuCore:
             raise OutcomeUnknown("INTERNAL", f"Internal error: {error!r}") from error
         finally:
             self._seen_at = _NEVER
-            self._lock.release()
+            self.scheduler.leave()
 
     # ---- what is known of the TSE -----------------------------------------------------------
 
@@ -290,7 +301,7 @@ class ScuCore:
             _decode(request.process_data_base64) if request.process_data_base64 else b"",
             "" if request.queue_item_id == EMPTY_GUID else request.queue_item_id.lower(),
         )
-        self._enter(deadline)
+        self._enter(op, Urgency.FINISH if op == "finish" else Urgency.START, call.client_id, deadline)
         answered = began = False
         try:
             if call.queue_item_id and (self._calls is not None or request.is_retry):
@@ -314,7 +325,7 @@ class ScuCore:
         finally:
             if not answered:
                 self._seen_at = _NEVER
-            self._lock.release()
+            self.scheduler.leave()
 
     def _snapshot(self, op: Op) -> frozenset[int] | None:
         return frozenset(self._open) if op == "start" and self._driver.needs_open_numbers else None
@@ -430,7 +441,7 @@ class ScuCore:
     # ---- state, clients, time ---------------------------------------------------------------
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
-        self._enter(deadline)
+        self._enter("info", Urgency.INFO, "", deadline)
         try:
             return self._refresh(deadline)
         except ScuError:
@@ -440,7 +451,7 @@ class ScuCore:
             self._seen_at = _NEVER
             self._raise_internal(error, began=False)
         finally:
-            self._lock.release()
+            self.scheduler.leave()
 
     def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
         target = request.current_state
@@ -460,7 +471,7 @@ class ScuCore:
             self._driver.set_state(target, deadline)
             return TseState(current_state=self._refresh(deadline).current_state)
 
-        return self._administer(deadline, change)
+        return self._administer("state", deadline, change)
 
     def register_client_id(
         self, request: RegisterClientIdRequest, deadline: Deadline | None = None
@@ -479,7 +490,7 @@ class ScuCore:
             self._driver.register(client_id, deadline)
             return RegisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
 
-        return self._administer(deadline, register)
+        return self._administer("clients", deadline, register)
 
     def unregister_client_id(
         self, request: UnregisterClientIdRequest, deadline: Deadline | None = None
@@ -498,13 +509,13 @@ class ScuCore:
             self._driver.unregister(client_id, deadline)
             return UnregisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
 
-        return self._administer(deadline, unregister)
+        return self._administer("clients", deadline, unregister)
 
     def execute_set_tse_time(self, deadline: Deadline | None = None) -> None:
-        self._administer(deadline, lambda: self._driver.set_time(deadline))
+        self._administer("time", deadline, lambda: self._driver.set_time(deadline))
 
     def execute_self_test(self, deadline: Deadline | None = None) -> None:
-        self._administer(deadline, lambda: self._driver.self_test(deadline))
+        self._administer("self test", deadline, lambda: self._driver.self_test(deadline))
 
     # ---- exports ----------------------------------------------------------------------------
 
@@ -563,11 +574,11 @@ class ScuCore:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        self._enter(None)
+        self._enter("export", Urgency.BACKGROUND, "", None)
         try:
             yield
         finally:
-            self._lock.release()
+            self.scheduler.leave()
 
     def _erase(self, session: Session, deadline: Deadline | None) -> bool:
         """Delete what an export contains. A failure is no error: the data is safe, and there is a next time."""
@@ -584,7 +595,7 @@ class ScuCore:
             return True
 
         try:
-            return self._administer(deadline, erase)
+            return self._administer("erase", deadline, erase)
         except ScuError as error:
             log.warning("export %s: the TSE did not erase its log: %s", session.token, error)
             return False
@@ -600,7 +611,8 @@ class ScuCore:
         Exports are given up.
         """
         self._exports.close()
-        with self._lock:
+        self.scheduler.enter("close", Urgency.FINISH, "", None, threading.TIMEOUT_MAX)
+        try:
             if self._closed:
                 return
             self._closed = True
@@ -609,6 +621,8 @@ class ScuCore:
             finally:
                 if self._calls is not None:
                     self._calls.close()
+        finally:
+            self.scheduler.leave()
 
 
 def _check_range(first: int, last: int) -> None:
