@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -53,6 +54,15 @@ class ScuBinding:
     def scu(self) -> Scu:
         """The SCU. Raises Unreachable while it cannot be opened."""
         return self._scu if self._scu is not None else self._connect()
+
+    def back_to_back(self, client_id: str, deadline: Deadline) -> AbstractContextManager[None]:
+        """Within the block this thread's calls follow each other at the TSE, if the SCU can see to that.
+
+        Raises ScuError.
+        """
+        reserve: Callable[[str, Deadline], AbstractContextManager[None]] | None
+        reserve = getattr(self.scu, "back_to_back", None)
+        return nullcontext() if reserve is None else reserve(client_id, deadline)
 
     def _connect(self) -> Scu:
         with self._lock:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from threading import get_ident, main_thread
 from typing import Any
@@ -37,6 +38,7 @@ from fiskal.pos import ReceiptResponse, SignaturItem, decode_request, decode_res
 from fiskal.queue import checks, identity, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.ids import GuidSource, bytes_le
+from fiskal.queue.later import Later
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
@@ -128,6 +130,7 @@ class Queue:
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
+        self._later = Later(f"fiskal-{queue_id[:8]}", settings.max_waiting)
         self._turn = turn
         self._told_disabled = False
         self._stale = True
@@ -145,9 +148,31 @@ class Queue:
         None only for a receipt request (flag 0x0000_8000_0000_0000) without a match. Raises
         ReceiptRejected, QueueBusy, StoreError; ScuError for a receipt that takes up work at a TSE which fails.
         """
+        last = self._later.last
+        if last is not None:
+            wait((last,))  # who came later is served later: a finish never before its own start
+        return self._sign(request)
+
+    def sign_later(self, request: Prepared) -> Future[bytes | None]:
+        """Put one request in line and return; the future gives what :meth:`sign` would have returned or raised.
+
+        Every request that comes afterwards, by whatever way, is served after it. Raises ReceiptRejected for
+        another cash box or queue, QueueBusy.
+        """
+        self._check_address(request)
+        return self._later.submit(lambda: self._sign(request))
+
+    def close(self) -> None:
+        """Bring to an end what was put in line."""
+        self._later.close()
+
+    def _check_address(self, request: Prepared) -> None:
         identity.check_cash_box(request, self.cash_box_id)
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
+
+    def _sign(self, request: Prepared) -> bytes | None:
+        self._check_address(request)
         with self._lock:
             # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread
             # goes without.
