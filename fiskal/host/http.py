@@ -55,6 +55,8 @@ RETRY_BUSY_S = 1
 RETRY_TSE_S = 5
 
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:[\w.+-]+\+)?json", re.IGNORECASE)
+_ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", re.IGNORECASE)
+"""The preference of RFC 7240 for an answer before the work is done."""
 _INTEGER = re.compile(r"-?[0-9]{1,99}")
 _INT64 = range(-(1 << 63), 1 << 63)
 
@@ -269,6 +271,9 @@ def create_app(
     async def sign(request: _Request) -> ASGIResponse:
         admit(request)
         _expect_json(request)
+        if _ASYNC.search(request.headers.get("prefer", "")):
+            await signing.run(middleware.sign_later_json, await request.body())
+            return ASGIResponse(status_code=202, headers={"preference-applied": "respond-async"})
         return _json(await signing.run(middleware.sign_json, await request.body()))
 
     @post(paths("journal"), status_code=200)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 
 from fiskal import clock as clocks
 from fiskal.clock import Clock
-from fiskal.core import format_ticks, prepare
+from fiskal.core import Prepared, format_ticks, prepare
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
 from fiskal.export import journal as journals
 from fiskal.fairlock import Turn
@@ -249,13 +250,34 @@ class Middleware:
 
     def sign_json(self, body: Bytes) -> bytes:
         """Sign one receipt, JSON in, JSON out: the very text that was stored and hashed. Raises as sign."""
+        queue, request = self._prepare(body)
+        text = queue.sign(request)
+        return NULL if text is None else text
+
+    def _prepare(self, body: Bytes) -> tuple[Queue, Prepared]:
+        """The queue a request is for, and the request as that queue reads it."""
         data = bytes(body)
         request = prepare(data)
         queue = self._only or self.queue(request.queue_id)
         if queue.settings.process_data_strict:
             request = prepare(data, strict=True)
-        text = queue.sign(request)
-        return NULL if text is None else text
+        return queue, request
+
+    def sign_later(self, request: ReceiptRequest) -> Future[bytes | None]:
+        """Put one receipt in line and return at once: for the start of a transaction, so that scanning goes on
+        while the TSE signs.
+
+        Every receipt of the queue that is signed afterwards comes after it, so a finish waits for its own
+        start. The future gives the JSON of the response (see :func:`fiskal.pos.decode_response`), None for a
+        receipt request without a match, or raises what :meth:`sign` raises. The receipt is durable when its turn
+        has come, not yet when this returns. Raises ReceiptRejected, QueueBusy.
+        """
+        return self.sign_later_json(encode_request(request))
+
+    def sign_later_json(self, body: Bytes) -> Future[bytes | None]:
+        """As :meth:`sign_later`, for a request in JSON."""
+        queue, prepared = self._prepare(body)
+        return queue.sign_later(prepared)
 
     def queue(self, queue_id: str | None = None) -> Queue:
         """The queue ``queue_id``, or the only one. Raises ReceiptRejected if that is not clear."""
@@ -550,11 +572,13 @@ class Middleware:
         return self._export_runner.wait(timeout_s)
 
     def close(self) -> None:
-        """Close the TSEs and the journal. What was answered is durable already.
+        """Sign what was put in line, close the TSEs and the journal. What was answered is durable already.
 
         A TAR export that is not finished goes on with the first receipt after the next start.
         """
         self._monitor.close()
+        for queue in self._queues.values():
+            queue.close()
         self._export_runner.close()
         for binding in self._bindings.values():
             binding.close()

@@ -161,12 +161,23 @@ def _sign() -> dict[str, Any]:
         "summary": "Sign a receipt",
         "description": "The answer is the very text that was stored and hashed. A TSE that fails is no HTTP "
         "error: ftState then carries bit 0x2. `null` answers a receipt request without a match.",
+        "parameters": [
+            {
+                "name": "Prefer",
+                "in": "header",
+                "description": "`respond-async`: put the receipt in line and answer 202 at once (RFC 7240).",
+                "schema": {"type": "string"},
+            }
+        ],
         "requestBody": {"required": True, "content": _content(_ref("ReceiptRequest"), example=EXAMPLE)},
-        "responses": _responses(
-            _content({"oneOf": [_ref("ReceiptResponse"), {"type": "null"}]}),
-            "The signed receipt.",
-            ("400", "401", "413", "415", "500", "501", "503"),
-        ),
+        "responses": {
+            **_responses(
+                _content({"oneOf": [_ref("ReceiptResponse"), {"type": "null"}]}),
+                "The signed receipt.",
+                ("400", "401", "413", "415", "500", "501", "503"),
+            ),
+            "202": {"description": "In line; every later receipt of the queue is signed after it."},
+        },
     }
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
@@ -58,6 +59,15 @@ class ScuBinding:
     def scu(self) -> Scu:
         """The SCU. Raises Unreachable while it cannot be opened."""
         return self._scu if self._scu is not None else self._connect()
+
+    def back_to_back(self, client_id: str, timeout_s: float) -> AbstractContextManager[None]:
+        """Within the block this thread's calls follow each other at the TSE, if the SCU is open and can see to that.
+
+        Raises ScuError when the TSE stays busy with others for so long.
+        """
+        reserve: Callable[[str, Deadline], AbstractContextManager[None]] | None
+        reserve = getattr(self._scu, "back_to_back", None)
+        return nullcontext() if reserve is None else reserve(client_id, Deadline(timeout_s))
 
     def _connect(self) -> Scu:
         with self._lock:

@@ -278,6 +278,7 @@ class RememberingScu:
     """
 
     in_process = True
+    back_to_back = None  # it calls nothing that others could come between
 
     def __init__(
         self, scu: Scu, recalls: Recalls, info: TseInfo, open_numbers: list[int], deadline: Deadline

@@ -10,6 +10,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -51,6 +52,7 @@ from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner, TarExports
 from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.interrupted import Question, Recall
+from fiskal.queue.later import Later
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
@@ -179,6 +181,7 @@ class Queue:
             master_data,
         )
         self._lock = FairLock(settings.max_waiting)
+        self._later = Later(f"fiskal-{queue_id[:8]}", settings.max_waiting)
         self._turn = turn
         self._told_disabled = False
         self._stale = True
@@ -213,9 +216,31 @@ class Queue:
         None only for a receipt request (flag 0x0000_8000_0000_0000) without a match. Raises
         ReceiptRejected, QueueBusy, StoreError; ScuError for a receipt that takes up work at a TSE which fails.
         """
+        last = self._later.last
+        if last is not None:
+            wait((last,))  # who came later is served later: a finish never before its own start
+        return self._sign(request)
+
+    def sign_later(self, request: Prepared) -> Future[bytes | None]:
+        """Put one request in line and return; the future gives what :meth:`sign` would have returned or raised.
+
+        Every request that comes afterwards, by whatever way, is served after it. Raises ReceiptRejected for
+        another cash box or queue, QueueBusy.
+        """
+        self._check_address(request)
+        return self._later.submit(lambda: self._sign(request))
+
+    def close(self) -> None:
+        """Bring to an end what was put in line."""
+        self._later.close()
+
+    def _check_address(self, request: Prepared) -> None:
         identity.check_cash_box(request, self.cash_box_id)
         if not self.settings.ignore_queue_id:
             identity.check_queue(request, self.queue_id)
+
+    def _sign(self, request: Prepared) -> bytes | None:
+        self._check_address(request)
         with self._lock:
             self._used_at = time.monotonic()
             self._catch_up()

@@ -443,6 +443,14 @@ class Work:
         If the TSE fails at the finish, the transaction is noted as an orphan. If it will never take this
         finish, which is an error of the call, the transaction is closed as aborted.
         """
+        with self.binding.back_to_back(
+            self.state.cash_box_identification, self.settings.scu_timeout_ms / 1000
+        ):
+            return self._start_and_finish(reference, process_type, process_data_base64)
+
+    def _start_and_finish(
+        self, reference: str, process_type: str, process_data_base64: str
+    ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
         start = self._begin()
         try:
             finish = self.finish(start.transaction_number, process_type, process_data_base64)

@@ -69,6 +69,7 @@ from fiskal.scu.refusals import (
     transaction_not_open,
     wrong_state,
 )
+from fiskal.scu.scheduler import Scheduler, Urgency
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of
 from fiskal.tse.certificates import CertificateError, key_of, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse
@@ -117,7 +118,10 @@ class ScuCore:
         self._clock = clock
         self._info_cache_s = info_cache_s
         self._lock_timeout_s = lock_timeout_s
-        self._lock = threading.Lock()
+        self.scheduler = Scheduler()
+        """The line in front of the TSE, and what it measured."""
+        self._waited_ns = 0
+        """What the calls of a block waited ahead of it, for the observer of the first one."""
         self._closed = False
         self._exports = ExportSessions(exports or ExportSettings(), self._export)
         self._verify = not driver.key_in_process if verify_signatures is None else verify_signatures
@@ -141,24 +145,36 @@ class ScuCore:
 
     # ---- turns ------------------------------------------------------------------------------
 
-    def _enter(self, deadline: Deadline | None) -> None:
-        """Wait for this call's turn; on return the lock is held."""
-        if not self._lock.acquire(blocking=False):
-            wait = self._lock_timeout_s if deadline is None else deadline.remaining()
-            if not self._lock.acquire(timeout=wait):
-                raise Unreachable("BUSY", "The TSE was busy with other calls until the deadline passed.")
+    def _enter(self, operation: str, urgency: Urgency, client_id: str, deadline: Deadline | None) -> None:
+        """Wait for this call's turn; on return the TSE is this thread's until the scheduler is left."""
+        self.scheduler.enter(operation, urgency, client_id, deadline, self._lock_timeout_s)
         if self._closed or (deadline is not None and deadline.expired):
-            self._lock.release()
+            self.scheduler.leave()
             if self._closed:
                 raise closed()
             raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
 
-    def _administer(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
+    @contextlib.contextmanager
+    def back_to_back(self, client_id: str, deadline: Deadline | None = None) -> Iterator[None]:
+        """Within the block, calls of this thread follow each other with none of others in between.
+
+        For the start and finish of an implicit receipt, behind which a customer waits. Raises Unreachable.
+        """
+        asked_ns = time.perf_counter_ns()
+        self._enter("receipt", Urgency.FINISH, client_id, deadline)
+        self._waited_ns = time.perf_counter_ns() - asked_ns
+        try:
+            yield
+        finally:
+            self._waited_ns = 0
+            self.scheduler.leave()
+
+    def _administer(self, operation: str, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
         """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts.
 
         An unexpected error counts as an unknown outcome: these calls lead to a state and may be repeated.
         """
-        self._enter(deadline)
+        self._enter(operation, Urgency.INFO, "", deadline)
         try:
             return action()
         except ScuError:
@@ -168,7 +184,7 @@ class ScuCore:
             raise OutcomeUnknown("INTERNAL", f"Internal error: {error!r}") from error
         finally:
             self._seen_at = _NEVER
-            self._lock.release()
+            self.scheduler.leave()
 
     # ---- what is known of the TSE -----------------------------------------------------------
 
@@ -319,8 +335,9 @@ class ScuCore:
     ) -> Signed:
         call = _call(op, request, number)
         asked_ns = time.perf_counter_ns()
-        self._enter(deadline)
+        self._enter(op, Urgency.FINISH if op == "finish" else Urgency.START, call.client_id, deadline)
         entered_ns = time.perf_counter_ns()
+        waited_ns, self._waited_ns = self._waited_ns + entered_ns - asked_ns, 0
         answered = began = False
         try:
             if call.queue_item_id and (self._calls is not None or request.is_retry):
@@ -345,9 +362,9 @@ class ScuCore:
             if not answered:
                 self._seen_at = _NEVER
             left_ns = time.perf_counter_ns()
-            self._lock.release()
+            self.scheduler.leave()
             if self.observer is not None:
-                self.observer(op, entered_ns - asked_ns, left_ns - entered_ns, answered)
+                self.observer(op, waited_ns, left_ns - entered_ns, answered)
 
     def _recall(
         self,
@@ -360,7 +377,7 @@ class ScuCore:
         call = _call(op, request, number)
         if not call.queue_item_id:
             return None
-        self._enter(deadline)
+        self._enter("recall", Urgency.INFO, call.client_id, deadline)
         try:
             return self._remembered(call, True, deadline)[0]
         except ScuError:
@@ -368,7 +385,7 @@ class ScuCore:
         except Exception as error:
             self._raise_internal(error, began=True)
         finally:
-            self._lock.release()
+            self.scheduler.leave()
 
     def _snapshot(self, op: Op) -> frozenset[int] | None:
         return frozenset(self._open) if op == "start" and self._driver.needs_open_numbers else None
@@ -483,7 +500,7 @@ class ScuCore:
     # ---- state, clients, time ---------------------------------------------------------------
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
-        self._enter(deadline)
+        self._enter("info", Urgency.INFO, "", deadline)
         return self._info_and_leave(deadline)
 
     def _info_and_leave(self, deadline: Deadline | None) -> TseInfo:
@@ -496,14 +513,14 @@ class ScuCore:
             self._seen_at = _NEVER
             self._raise_internal(error, began=False)
         finally:
-            self._lock.release()
+            self.scheduler.leave()
 
     def get_tse_info_if_idle(self, deadline: Deadline | None = None) -> TseInfo | None:
         """Like :meth:`get_tse_info`, but None at once while anybody else uses the TSE."""
-        if not self._lock.acquire(blocking=False):
+        if not self.scheduler.enter_if_idle("info"):
             return None
         if self._closed:
-            self._lock.release()
+            self.scheduler.leave()
             raise closed()
         return self._info_and_leave(deadline)
 
@@ -525,7 +542,7 @@ class ScuCore:
             self._driver.set_state(target, deadline)
             return TseState(current_state=self._refresh(deadline).current_state)
 
-        return self._administer(deadline, change)
+        return self._administer("state", deadline, change)
 
     def register_client_id(
         self, request: RegisterClientIdRequest, deadline: Deadline | None = None
@@ -544,7 +561,7 @@ class ScuCore:
             self._driver.register(client_id, deadline)
             return RegisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
 
-        return self._administer(deadline, register)
+        return self._administer("clients", deadline, register)
 
     def unregister_client_id(
         self, request: UnregisterClientIdRequest, deadline: Deadline | None = None
@@ -563,13 +580,13 @@ class ScuCore:
             self._driver.unregister(client_id, deadline)
             return UnregisterClientIdResponse(client_ids=list(self._refresh(deadline).current_client_ids))
 
-        return self._administer(deadline, unregister)
+        return self._administer("clients", deadline, unregister)
 
     def execute_set_tse_time(self, deadline: Deadline | None = None) -> None:
-        self._administer(deadline, lambda: self._driver.set_time(deadline))
+        self._administer("time", deadline, lambda: self._driver.set_time(deadline))
 
     def execute_self_test(self, deadline: Deadline | None = None) -> None:
-        self._administer(deadline, lambda: self._driver.self_test(deadline))
+        self._administer("self test", deadline, lambda: self._driver.self_test(deadline))
 
     # ---- exports ----------------------------------------------------------------------------
 
@@ -639,11 +656,11 @@ class ScuCore:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        self._enter(None)
+        self._enter("export", Urgency.BACKGROUND, "", None)
         try:
             yield
         finally:
-            self._lock.release()
+            self.scheduler.leave()
 
     def _erase(self, session: Session, deadline: Deadline | None) -> bool:
         """Delete what an export contains. A failure is no error: the data is safe, and there is a next time."""
@@ -660,7 +677,7 @@ class ScuCore:
             return True
 
         try:
-            return self._administer(deadline, erase)
+            return self._administer("erase", deadline, erase)
         except ScuError as error:
             log.warning("export %s: the TSE did not erase its log: %s", session.token, error)
             return False
@@ -676,7 +693,8 @@ class ScuCore:
         Exports are given up.
         """
         self._exports.close()
-        with self._lock:
+        self.scheduler.enter("close", Urgency.FINISH, "", None, threading.TIMEOUT_MAX)
+        try:
             if self._closed:
                 return
             self._closed = True
@@ -685,6 +703,8 @@ class ScuCore:
             finally:
                 if self._calls is not None:
                     self._calls.close()
+        finally:
+            self.scheduler.leave()
 
 
 def closed() -> Unreachable:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -773,3 +774,23 @@ def test_an_export_with_another_checksum_is_503(shop: Shop, selling: TestClient[
 def test_an_export_that_does_not_exist_is_501(selling: TestClient[Application]) -> None:
     body = problem(selling.post(f"/v1/journal?type={DSFINVK}"), 501, "NOT_SUPPORTED")
     assert "DSFinV-K" in body["detail"]
+
+
+def test_a_start_that_is_not_waited_for_comes_before_its_finish(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    with TestClient(create_app(shop.middleware, close_middleware=False)) as client:
+        start = json.dumps(shop.request(0x08, "A"))
+        for preference in ("respond-async", "Respond-Async; wait=5", "wait=5, respond-async"):
+            request = start.replace('"A"', f'"{preference[:3]}{len(preference)}"')
+            answer = client.post("/v1/sign", content=request, headers={**JSON, "Prefer": preference})
+            assert (answer.status_code, answer.content) == (202, b"")
+            assert answer.headers["preference-applied"] == "respond-async"
+        finish = shop.request(0x01, "res13", flow="explicit")
+        assert client.post("/v1/sign", json=finish).json()["ftReceiptIdentification"] == "ft4#T2"
+        assert (
+            client.post("/v1/sign", content=start, headers={**JSON, "Prefer": "no-respond-async"}).status_code
+            == 200
+        )
+        refused = client.post("/v1/sign", content="{", headers={**JSON, "Prefer": "respond-async"})
+        assert refused.status_code == 400
+    shop.close()

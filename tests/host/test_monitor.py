@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,9 @@ def test_a_tse_that_answers_but_cannot_sign_is_not_ready(tmp_path: Path) -> None
 
 
 def test_a_tse_in_use_is_left_alone(quiet: Shop) -> None:
-    lock = quiet.tse.scu._lock  # type: ignore[attr-defined]
-    with lock:
-        (report,) = quiet.middleware.probe()
+    scu: Any = quiet.tse.scu
+    with ThreadPoolExecutor(1) as prober, scu.back_to_back("another"):
+        (report,) = prober.submit(quiet.middleware.probe).result()
     assert report.reachable is None
     assert not report.ready
 

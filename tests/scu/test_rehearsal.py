@@ -197,7 +197,7 @@ def test_an_export_holds_the_device_for_one_slice_at_a_time(
             self.largest = 0
 
         def write(self, data: bytes) -> None:
-            assert not scu._lock.locked()
+            assert scu.scheduler.idle
             self.target += data
             self.largest = max(self.largest, len(data))
 

@@ -6,6 +6,7 @@ import base64
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -418,8 +419,8 @@ def test_a_deadline_that_passes_in_the_queue(scu: ScuCore, pos: Any) -> None:
     request = StartTransactionRequest(client_id="POS-1")
     error = refused(lambda: scu.start_transaction(request, Deadline(-1)))
     assert (error.code, type(error)) == ("BUSY", Unreachable)
-    with scu._lock:
-        error = refused(lambda: scu.start_transaction(request, Deadline(0.02)))
+    with ThreadPoolExecutor(1) as other, scu.back_to_back("POS-2"):
+        error = other.submit(refused, lambda: scu.start_transaction(request, Deadline(0.02))).result()
     assert (error.code, type(error)) == ("BUSY", Unreachable)
     assert pos.start().transaction_number == 1
 

@@ -1,0 +1,60 @@
+"""Requests that are put in line and answered later, one after the other."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from fiskal.fairlock import QueueBusy
+
+_log = logging.getLogger("fiskal.queue")
+
+
+class Later:
+    """A line of calls with a thread of its own, which exists from the first call on.
+
+    At most ``max_waiting`` calls are in line; more get :class:`QueueBusy`.
+    """
+
+    def __init__(self, name: str, max_waiting: int) -> None:
+        self._name = name
+        self._max_waiting = max_waiting
+        self._lock = threading.Lock()
+        self._executor: ThreadPoolExecutor | None = None
+        self._pending = 0
+        self._closed = False
+        self.last: Future[bytes | None] | None = None
+        """The call that came last, None when all are done."""
+
+    def submit(self, call: Callable[[], bytes | None]) -> Future[bytes | None]:
+        with self._lock:
+            if self._closed:
+                raise QueueBusy("the host is closing; nothing more is put in line")
+            if self._pending >= self._max_waiting:
+                raise QueueBusy(f"{self._pending} receipts wait for this queue already; try again")
+            if self._executor is None:
+                self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name)
+            self._pending += 1
+            future = self.last = self._executor.submit(call)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, future: Future[bytes | None]) -> None:
+        with self._lock:
+            self._pending -= 1
+            if self.last is future:
+                self.last = None
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            # Whoever put it in line may not look.
+            _log.warning("a receipt that was put in line failed: %s: %s", type(error).__name__, error)
+
+    def close(self) -> None:
+        """Wait until everything in line is done; refuse what comes then."""
+        with self._lock:
+            self._closed = True
+            executor = self._executor
+        if executor is not None:
+            executor.shutdown(wait=True)
