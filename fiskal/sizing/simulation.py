@@ -344,9 +344,13 @@ def geometric(mean: float, random: Random) -> Callable[[], int]:
     return lambda: 1 + int(math.log(1.0 - random.random()) * scale)
 
 
+TICK_S = 1e-9
+"""A duration below this is none: its spread cannot be told from zero."""
+
+
 def gamma(mean: float, cv: float, random: Random) -> Callable[[], float]:
     """Durations with this mean and coefficient of variation."""
-    if mean == 0 or cv == 0:
+    if mean < TICK_S or cv == 0:
         return lambda: mean
     shape = 1 / cv**2
     if shape == 1:
