@@ -17,7 +17,7 @@ from fiskal.queue import interrupted
 from fiskal.scu.software import log as records
 from fiskal.store import QueueRow, StoredItem
 from fiskal.tse.logmessage import parse
-from tests.simulation.pos import DAILY, FAIL, HANDWRITTEN, LATE, START, ZERO, Books
+from tests.simulation.pos import DAILY, FAIL, HANDWRITTEN, LATE, SPECIAL, START, ZERO, Books
 from tests.simulation.site import Site, Violation, Way
 
 ERROR_STATE = 0x2000_EEEE_EEEE
@@ -229,7 +229,7 @@ def _check_finished(
         item.state == 2
         or (item.state == ERROR_STATE and item.caption == "interrupted")
         or item.case == START
-        or (finish.aborts and item.case == DAILY)
+        or (finish.aborts and item.case in SPECIAL)
     )
     demand(
         known,

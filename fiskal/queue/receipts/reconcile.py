@@ -88,9 +88,10 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
     try:
         work.abort(number)
     except TseRejected as error:
-        _log.warning("transaction %d was closed elsewhere: %s", number, error)
-        work.effects.open[key] = None
-        return True
+        _log.warning("transaction %d was not closed: %s", number, error)
+        if error.code == "TRANSACTION_NOT_OPEN":
+            work.effects.open[key] = None  # somebody else did it
+        return True  # no doubt is left: it stands as an orphan, which a daily closing ends
     work.effects.open[key] = None
     _journal(
         work,
