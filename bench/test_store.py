@@ -42,9 +42,9 @@ def _queue(no: int, row: int) -> QueueRow:
 
 
 def accepted(no: int, row: int) -> Change:
-    """T1: the item."""
+    """T1: the item, into the acceptance log."""
     change = Change()
-    change.items.append(
+    change.accepted.append(
         QueueItemRow(
             no, row, str(uuid.uuid4()), MOMENT, 1500, MOMENT, "T1", f"R-{no}-{row}", "DE", "v1", REQUEST,
             HASH, MOMENT + row, "fiskal 0.1.0", bytes(32),

@@ -24,7 +24,7 @@ from fiskal.germany import texts
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware
-from fiskal.queue.settings import QueueSettings
+from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.contract import Deadline
 from fiskal.scu.core import ScuCore
@@ -304,6 +304,7 @@ class Site:
         queues = []
         for number in range(1, chance.choice((1, 2, 2, 3, 4)) + 1):
             settings = QueueSettings(
+                tar_file_export_mode=TarFileExportMode.NONE,  # the oracle reads the whole log of each TSE
                 duplicate_window_s=86_400 if self.impatient else 0,
                 close_open_tse_transactions_on_daily_closing=chance.random() < 0.3,
                 receipt_request_mode=0,
