@@ -99,6 +99,8 @@ class _Checker:
         self._number = 0
         self._total = Decimal(0)
         self._starts: dict[int, _Call] = {}
+        self._awaited: dict[int, tuple[str, SignatureCheck, str, str]] = {}
+        """Finished transactions whose start no row has shown yet: row, check, client and start signature."""
         self._checks: dict[tuple[str, str, str], SignatureCheck] = {}
         self._serials: dict[SignatureCheck, bytes] = {}
         self._last_check: SignatureCheck | None = None
@@ -136,6 +138,8 @@ class _Checker:
     def _end(self) -> None:
         """The queue's own state is the end of the chain."""
         queue, report = self._queue, self._report
+        for number, (where, *_) in self._awaited.items():
+            report.add(where, f"the start of transaction {number} is not in the journal")
         if queue.ftReceiptNumerator != self._number:
             report.add("queue", f"ftReceiptNumerator is {queue.ftReceiptNumerator}, not {self._number}")
         if self._decimal("queue", "ftReceiptTotalizer", queue.ftReceiptTotalizer) != self._total:
@@ -191,8 +195,17 @@ class _Checker:
         with contextlib.suppress(ValueError):  # reported where the signatures are checked
             for call in _parse_calls(answer.tse_calls):
                 if call.operation == "start":
-                    self._starts[call.number] = call
+                    self._note_start(call)
                 self._doubt(where, self._evidence.call(*call))
+
+    def _note_start(self, call: _Call) -> None:
+        awaited = self._awaited.pop(call.number, None)
+        if awaited is None:
+            self._starts[call.number] = call
+            return
+        # A zero receipt started it and was interrupted; the next one carries the signature of the start.
+        where, check, client, signature = awaited
+        self._one_of(where, check, "start", client, "", b"", signature, [call])
 
     def _doubt(self, where: str, what: str) -> None:
         if what:
@@ -402,10 +415,10 @@ class _Checker:
         own = [call for call in calls if call.operation == "start" and call.number == number]
         known = self._starts.pop(number, None)
         call = own[0] if own else known
-        if call is None:
-            self._report.add(where, f"the start of transaction {number} is not in the journal")
-            return
         data = by_type.get(_T.START_TRANSACTION_RESULT, "")
+        if call is None:
+            self._awaited[number] = where, check, client, data
+            return
         self._one_of(where, check, "start", client, "", b"", data, [call])
 
     def _any_of(

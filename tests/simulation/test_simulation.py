@@ -31,6 +31,11 @@ def test_a_site_keeps_all_promises(seed: int) -> None:
     assert result.counts["receipts"] > 0
 
 
+@pytest.mark.parametrize("seed", [20002, 20016, 20087, 20187, 20920, 21017])
+def test_long_days_that_once_broke_a_promise(seed: int) -> None:
+    assert run(seed, steps=120).counts["receipts"] > 0
+
+
 def test_a_seed_does_the_same_again() -> None:
     first = run(7, steps=STEPS)
     assert run(7, steps=STEPS) == first
