@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import IO, Final
@@ -15,6 +13,7 @@ from typing import IO, Final
 from fiskal.core import format_ticks
 from fiskal.errors import FiskalError
 from fiskal.store.interface import Change, JournalDEPartRow, JournalDERow, Store
+from fiskal.tse.archive import ZIP_ERRORS
 
 PART_BYTES: Final = 192 << 10
 """Length of a part. A multiple of three, so that the parts can be shown in Base64 one by one; short, because
@@ -157,22 +156,10 @@ class _Tar:
     def read(self, size: int, /) -> bytes:
         try:
             return self._entry.read(size)
-        except _NO_ZIP as error:
+        except ZIP_ERRORS as error:
             raise _damaged(self._name, error) from error
 
 
-_NO_ZIP: Final = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    OSError,
-    IndexError,
-    KeyError,
-    struct.error,
-)
 """What reading a file can raise that is no whole ZIP."""
 
 
@@ -192,7 +179,7 @@ def open_tar(store: Store, row: JournalDERow) -> Iterator[_Tar]:
             archive = stack.enter_context(zipfile.ZipFile(file))
             (name,) = archive.namelist()
             entry = stack.enter_context(archive.open(name))
-        except _NO_ZIP as error:
+        except ZIP_ERRORS as error:
             raise _damaged(row.FileName, error) from error
         yield _Tar(entry, row.FileName)
 

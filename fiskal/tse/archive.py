@@ -132,7 +132,7 @@ def _check_directory(path: Path) -> None:
         raise ArchiveError(f"{path.name}: the ZIP file has more than {MAX_ZIP_MEMBERS} members.")
 
 
-_ZIP_ERRORS: Final = (
+ZIP_ERRORS: Final = (
     zipfile.BadZipFile,
     zlib.error,
     NotImplementedError,
@@ -144,7 +144,8 @@ _ZIP_ERRORS: Final = (
     struct.error,
     OSError,
 )
-"""What zipfile raises about damaged files; OSError for offsets that lie nowhere."""
+"""What zipfile raises about damaged files: NotImplementedError for a compression it does not know, OSError for
+offsets that lie nowhere."""
 
 
 def _in_zip(path: Path) -> Iterator[Archive]:
@@ -152,7 +153,7 @@ def _in_zip(path: Path) -> Iterator[Archive]:
     try:
         with zipfile.ZipFile(path) as file:
             infos = [info for info in file.infolist() if not info.is_dir()]
-    except _ZIP_ERRORS as error:
+    except ZIP_ERRORS as error:
         raise ArchiveError(f"{path.name}: the ZIP file cannot be read: {error}") from error
     tars = [info for info in infos if re.search(r"\.tar(\.\d{3})?$", info.filename, re.IGNORECASE)]
     if not tars and len(infos) == 1:
@@ -182,7 +183,7 @@ class _Zipped:
         try:
             self._zip = zipfile.ZipFile(path)
             self._file = self._zip.open(info)
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             if self._zip is not None:
                 self._zip.close()
             raise ArchiveError(f"{self._name}: cannot be unpacked: {error}") from error
@@ -190,7 +191,7 @@ class _Zipped:
     def read(self, size: int, /) -> bytes:
         try:
             data = self._file.read(size)
-        except _ZIP_ERRORS as error:
+        except ZIP_ERRORS as error:
             raise TarError(f"The ZIP file is damaged: {error}") from error
         self._done += len(data)
         if self._done > self._limit:
