@@ -37,7 +37,7 @@ class Later:
             if self._executor is None:
                 self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name)
             self._pending += 1
-            future = self.last = self._executor.submit(call)
+            future = self.last = self._executor.submit(_told, call)
         future.add_done_callback(self._done)
         return future
 
@@ -46,10 +46,6 @@ class Later:
             self._pending -= 1
             if self.last is future:
                 self.last = None
-        error = None if future.cancelled() else future.exception()
-        if error is not None:
-            # Whoever put it in line may not look.
-            _log.warning("a receipt that was put in line failed: %s: %s", type(error).__name__, error)
 
     def close(self) -> None:
         """Wait until everything in line is done; refuse what comes then."""
@@ -58,3 +54,12 @@ class Later:
             executor = self._executor
         if executor is not None:
             executor.shutdown(wait=True)
+
+
+def _told(call: Callable[[], bytes | None]) -> bytes | None:
+    """The call; a failure is logged, because whoever put it in line may not look."""
+    try:
+        return call()
+    except BaseException as error:
+        _log.warning("a receipt that was put in line failed: %s: %s", type(error).__name__, error)
+        raise

@@ -360,7 +360,7 @@ class Queue:
     def _process(self, request: Prepared, settings: QueueSettings | None = None) -> bytes:
         item = self._item(request)
         change = Change()
-        change.accepted.append(item)
+        change.items.append(item)
         try:
             self._commit(change, in_turn=False)  # T1; from here on the work has the turn
             self._state.queued_row += 1
@@ -746,9 +746,6 @@ class Queue:
             {each.ftQueueItemId: each for each in self._store.doubtful_starts(row.queue_no)},
             {each.ftQueueItemId: each for each in self._store.undelivered(row.queue_no)},
         )
-        accepted = Change()
-        accepted.unanswered.append(row.queue_no)
-        self._commit(accepted)
         self._questions = self._read_questions()
         items = self._store.unanswered_items(row.queue_no)
         if items:

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class BatchWriter(Protocol[T]):
-    """What writes a batch: :class:`fiskal.store.writer.Writer` or the acceptance log."""
+    """What writes a batch: the commit log or the database."""
 
     @property
     def stored(self) -> bool: ...
@@ -78,15 +78,23 @@ class _Ticket:
 class GroupCommit(Generic[T]):
     """Commits changes of many threads through the one writer that ``open_writer`` opens.
 
-    After a disk error the writer is closed; the next batch opens a new one, so that the store works again
-    as soon as the disk does.
+    A batch has ``max_batch`` changes at most, and ``max_weight`` of what ``weigh`` says of each, or one alone. After
+    a disk error the writer is closed; the next batch opens a new one, so that the store works again as soon as
+    the disk does.
     """
 
     def __init__(
-        self, open_writer: Callable[[], BatchWriter[T]], *, max_batch: int = MAX_BATCH_CHANGES
+        self,
+        open_writer: Callable[[], BatchWriter[T]],
+        *,
+        max_batch: int = MAX_BATCH_CHANGES,
+        weigh: Callable[[T], int] | None = None,
+        max_weight: int = 0,
     ) -> None:
         self._open_writer = open_writer
         self._max_batch = max_batch
+        self._weigh = weigh
+        self._max_weight = max_weight
         self._writer: BatchWriter[T] | None = open_writer()
         self._tickets: deque[_Ticket] = deque()
         # dict.setdefault takes the role atomically *and* says who has it, which a lock could not.
@@ -156,7 +164,12 @@ class GroupCommit(Generic[T]):
             if ticket.turn is not None:
                 with ticket.turn:
                     pass
+            weight = 0
             while tickets and len(batch) < self._max_batch:
+                if self._weigh is not None and tickets[0].change is not None:
+                    weight += self._weigh(tickets[0].change)
+                    if batch and weight > self._max_weight:
+                        break
                 batch.append(tickets[0])
                 tickets.popleft()
             self._settle(batch)

@@ -249,7 +249,6 @@ class Change:
     """Everything one step alters. All of it becomes durable together, or none of it."""
 
     __slots__ = (
-        "accepted",
         "actions",
         "answers",
         "doubtful_starts",
@@ -268,17 +267,10 @@ class Change:
         "queues",
         "recovered",
         "scus",
-        "unanswered",
     )
 
     def __init__(self) -> None:
-        self.accepted: list[QueueItemRow] = []
-        """Items whose answer is to come (T1). They are durable, but in the journals only with their answer, or
-        when ``unanswered`` says so. A change with these has nothing else."""
-        self.unanswered: list[int] = []
-        """Queues (``queue_no``) whose accepted items are journalled without waiting for their answers."""
         self.items: list[QueueItemRow] = []
-        """Items to be journalled at once."""
         self.answers: list[AnswerRow] = []
         self.queues: list[QueueRow] = []
         """Replaces the stored row of the queue."""

@@ -211,7 +211,18 @@ def _create_recovery(db: Database) -> None:
     )
 
 
-MIGRATIONS: Final[tuple[Migration, ...]] = (_create_journals, _create_journal_de, _create_recovery)
+def _create_commit_log(db: Database) -> None:
+    """Version 4: how much of the commit log is stored; one row."""
+    _table(db, "fiskal_commit_log", "id:int sequence:int")
+    db.execute("INSERT INTO fiskal_commit_log VALUES (1, 0)")
+
+
+MIGRATIONS: Final[tuple[Migration, ...]] = (
+    _create_journals,
+    _create_journal_de,
+    _create_recovery,
+    _create_commit_log,
+)
 """Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
 
 
@@ -256,7 +267,7 @@ def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migr
     try:
         if version == 0:
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Tells this store from others, so that no foreign acceptance log is taken for its own.
+            # Tells this store from others, so that no foreign commit log is taken for its own.
             connection.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 31)}")
             db.table(MIGRATION_TABLE).create({"version": int, "name": str, "applied_at": str}, pk="version")
         for number, migration in enumerate(migrations[version:], version + 1):

@@ -1,7 +1,8 @@
 """The embedded store: one SQLite file in WAL mode, with ``synchronous=FULL``.
 
-Accepted items wait for their answers in a log beside it (:mod:`fiskal.store.acceptance`). One connection writes
-(:mod:`fiskal.store.group`), any number of read-only ones read beside it. The journals
+What a receipt changes is durable in the commit log beside it (:mod:`fiskal.store.commitlog`) and comes into the
+database a moment later (:mod:`fiskal.store.applier`), or before anybody reads it. Callers that commit at the same time
+share a flush (:mod:`fiskal.store.group`). Any number of read-only connections read. The journals
 are append-only, so a reader needs no long transaction for a consistent picture: it notes the last item and the
 few without an answer when it starts and pages up to there with short queries. However slowly it is consumed, it
 never keeps the WAL from shrinking.
@@ -13,17 +14,21 @@ import logging
 import os
 import sqlite3
 import struct
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
-from fiskal.store import acceptance
-from fiskal.store.acceptance import AcceptanceLog
+from fiskal.store import commitlog
+from fiskal.store.applier import Applier
+from fiskal.store.commitlog import CommitLog
+from fiskal.store.entry import Entry, entry_of
 from fiskal.store.group import GroupCommit
+from fiskal.store.heads import Head, Heads
 from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
@@ -44,7 +49,6 @@ from fiskal.store.interface import (
 )
 from fiskal.store.lock import FileLock
 from fiskal.store.schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
-from fiskal.store.waiting import Waiting
 from fiskal.store.writer import DAMAGE, Writer, store_error
 
 _log = logging.getLogger("fiskal.store")
@@ -65,6 +69,9 @@ ones write more bytes per commit than they save pages."""
 
 CACHE_KIB: Final = 8 << 10
 """Page cache of the writing connection."""
+
+LOG_PATIENCE_S: Final = 2.0
+"""How long a reader in another process waits for the newest receipts to come into the database."""
 
 PAGE_ROWS: Final = 100
 """Rows an iterator holds in memory."""
@@ -164,109 +171,139 @@ class _Moment(NamedTuple):
         return frozenset(item_id for _, item_id in self.unanswered)
 
 
+def _log_path(path: Path) -> Path:
+    return path.with_name(path.name + "-commits")
+
+
+class _Direct:
+    """The writing connection for what does not go through the log, opened with the first of it."""
+
+    def __init__(self, applier: Applier, open_writer: Callable[[], Writer]) -> None:
+        self._applier = applier
+        self._open_writer = open_writer
+        self._writer: Writer | None = None
+
+    @property
+    def stored(self) -> bool:
+        return self._writer is not None and self._writer.stored
+
+    def forget(self) -> None:
+        if self._writer is not None:
+            self._writer.forget()
+
+    def write(self, changes: Sequence[Change]) -> None:
+        if self._writer is None:
+            self._writer = self._open_writer()
+        writer = self._writer
+        self._applier.directly(lambda: writer.write(changes))
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+
 class SqliteStore:
     """Implements Store in the SQLite file ``path``, which it keeps locked against other processes.
 
     ``create`` makes a missing file; without it a missing file is a StoreError. Opening brings an older schema
-    up to date. Raises StoreError if the file is not a fiskal store, was written by a newer fiskal, is
-    damaged, locked by another process or not writable.
+    up to date, and into the database what a dead process left in the commit log. Without ``background`` the store
+    has no thread: a commit now and then takes a little longer. Raises StoreError if the file is not a fiskal
+    store, was written by a newer fiskal, is damaged, locked by another process or not writable, or is older
+    than its commit log.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, create: bool = True) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, create: bool = True, background: bool = True) -> None:
         self.path = Path(path).absolute()
         self._idle_readers: list[sqlite3.Connection] = []
         self._closed = False
         if not create and not self.path.exists():
             raise StoreError(f"there is no store at {self.path}; create it, or correct the path")
-        self._log_path = self.path.with_name(self.path.name + "-accepted")
-        self._waiting = Waiting()
+        self._heads = Heads(self._head)
         self._lock = FileLock(self.path.with_name(self.path.name + ".lock"))
         try:
-            self._group: GroupCommit[Change] = GroupCommit(self._open_writer)
+            self._applier = Applier(self._open_writer, background=background)
             try:
-                identity, sequence = self._recover()
-                log = AcceptanceLog(self._log_path, identity, self._waiting, self._journal, sequence)
-                self._acceptances: GroupCommit[QueueItemRow] = GroupCommit(
-                    lambda: log, max_batch=acceptance.MAX_BATCH_ITEMS
-                )
+                self._log = self._open_log(self._applier)
             except BaseException:
-                self._group.close()
+                self._applier.close()
                 raise
         except BaseException:
             self._lock.release()
             raise
+        direct = _Direct(self._applier, self._open_writer)
+        self._direct: GroupCommit[Change] = GroupCommit(lambda: direct)
 
-    def _recover(self) -> tuple[bytes, int]:
-        """Journal what was accepted and not answered when the store was left.
+    def _open_log(self, applier: Applier) -> GroupCommit[Entry]:
+        """The commit log, of which the database now has everything."""
+        path, identity = _log_path(self.path), self._identity()
+        for sequence, entries in commitlog.read(path, identity, applier.applied):
+            applier.publish(sequence, entries)
+        applier.apply()
+        log = CommitLog(
+            path, identity, applier.applied, applier.publish, applier.published, applier.make_room
+        )
+        return GroupCommit(
+            lambda: log, weigh=lambda entry: len(entry.data), max_weight=commitlog.MAX_BATCH_BYTES
+        )
 
-        Returns what the acceptance log is known by, and a sequence beyond all of its batches.
-        """
+    def _identity(self) -> bytes:
+        """What the log of this store is known by."""
         (user_version,) = self._query("PRAGMA user_version")[0]
-        identity = struct.pack("<QQ", APPLICATION_ID, user_version)
-        found: dict[tuple[int, int], QueueItemRow] = {}
-        sequences = [0]
-        for sequence, items in sorted(acceptance.read(self._log_path, identity), key=lambda batch: batch[0]):
-            sequences.append(sequence)
-            found.update((item[:2], item) for item in items)
-        change = Change()
-        last: dict[int, int] = {}
-        for (queue_no, row), item in sorted(found.items()):
-            if queue_no not in last:
-                last[queue_no] = self._last_row(queue_no)
-            if row == last[queue_no] + 1:
-                last[queue_no] = row
-                if self.item(item.ftQueueItemId) is None:
-                    change.items.append(item)
-                else:  # the check of the journal says more; it must be possible to open it for that
-                    _log.error("%s: row %d of queue %d stands in another place", self.path, row, queue_no)
-            elif row > last[queue_no]:
-                _log.error(
-                    "%s: row %d of queue %d was accepted after rows that the journal does not have: was an older "
-                    "copy of the journal put in its place? The row is left out",
-                    self.path,
-                    row,
-                    queue_no,
-                )
-        if change.items:
-            self._group.commit(change)
-        return identity, sequences[-1] + 1
+        return struct.pack("<QQ", APPLICATION_ID, user_version)
 
-    def _last_row(self, queue_no: int) -> int:
-        sql = "SELECT ftQueueRow FROM ftQueueItem WHERE queue_no = ? ORDER BY ftQueueRow DESC LIMIT 1"
-        rows = self._query(sql, (queue_no,))
-        return int(rows[0][0]) if rows else 0
-
-    def _journal(self, queues: set[int]) -> None:
-        change = Change()
-        change.unanswered += sorted(queues)
-        self._group.commit(change)
+    def _head(self, queue_no: int) -> Head:
+        row = self._query("SELECT ftQueueId FROM ftQueue WHERE queue_no = ?", (queue_no,))
+        last = self._query(
+            "SELECT ftQueueRow FROM ftQueueItem WHERE queue_no = ? ORDER BY ftQueueRow DESC LIMIT 1",
+            (queue_no,),
+        )
+        unanswered = {item.ftQueueRow for item in self.unanswered_items(queue_no)}
+        return Head(row[0][0] if row else None, int(last[0][0]) if last else 0, unanswered)
 
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
 
-        One exception to the rule cannot be excluded: if the disk fails *while* it flushes, SQLite itself does
-        not know what a restart will find. After a StoreError read back what the store has (:meth:`queue`,
-        :meth:`item`) before going on. The same holds for a KeyboardInterrupt, which is raised only after the
-        batch the change belongs to is over. A change that breaks a constraint fails alone; it does not hurt
-        those that share its batch.
+        One exception to the rule cannot be excluded: if the disk fails *while* it flushes, nobody knows what a
+        restart will find. After a StoreError read back what the store has (:meth:`queue`, :meth:`item`) before
+        going on. The same holds for a KeyboardInterrupt, which is raised only after the batch the change belongs
+        to is over. A change that breaks a constraint fails alone; it does not hurt those that share its batch.
         """
-        if change.accepted:
-            if len(change.accepted) == 1 and acceptance.fits(change.accepted[0]):
-                self._acceptances.commit(change.accepted[0], turn, in_turn=in_turn)
-                return
-            change.items += change.accepted
-        self._group.commit(change, turn, in_turn=in_turn)
+        applier = self._applier
+        try:
+            applier.before_commit()
+            entry = entry_of(change)
+            if entry is not None and (
+                len(entry.data) > commitlog.MAX_ENTRY_BYTES or not self._heads.follow(change)
+            ):
+                entry = None
+        except BaseException:
+            if turn is not None and not in_turn:
+                turn.__enter__()
+            raise
+        try:
+            if entry is None:
+                self._direct.commit(change, turn, in_turn=in_turn)
+            else:
+                self._log.commit(entry, turn, in_turn=in_turn)
+                applier.nudge()
+        except BaseException:
+            self._heads.forget(change)
+            raise
+        if entry is None:
+            self._heads.forget(change)
 
     def close(self) -> None:
         """Wait for the commit that is being written, then close. Later calls raise StoreError."""
         if self._closed:
             return
+        self._log.close()
+        self._direct.close()
         self._closed = True
-        self._acceptances.close()
         while self._idle_readers:
             self._idle_readers.pop().close()
         # The writer is the last to go: only so SQLite copies the WAL into the file, which then is whole by itself.
-        self._group.close()
+        self._applier.close()
         self._lock.release()
 
     def __enter__(self) -> SqliteStore:
@@ -501,6 +538,7 @@ class SqliteStore:
         """All rows of one statement on a read connection, which sees one moment of the store."""
         if self._closed:
             raise StoreError("the store is closed")
+        self._catch_up()
         try:
             reader = self._idle_readers.pop()
         except IndexError:
@@ -518,6 +556,10 @@ class SqliteStore:
         else:
             reader.close()
         return rows
+
+    def _catch_up(self) -> None:
+        """Bring everything that was committed before where it can be read."""
+        self._applier.apply()
 
     # Connections
 
@@ -549,7 +591,7 @@ class SqliteStore:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute("ROLLBACK")
-            return Writer(connection, str(self.path), self._waiting)
+            return Writer(connection, str(self.path))
         except DAMAGE as error:
             connection.close()
             raise store_error(error, str(self.path), "open") from error
@@ -581,8 +623,9 @@ class SqliteStore:
 class SqliteReader(SqliteStore):
     """A store that is only read, beside the process that has it open.
 
-    A commit is a StoreError. Items without an answer that wait in the acceptance log are not seen. Raises
-    StoreError if the file is missing or damaged, or its schema is not the one of this version.
+    What that process had committed before is seen; what it commits later is seen a tenth of a second later. A commit
+    is a StoreError. Raises StoreError if the file is missing or damaged, or its schema is not the one of this
+    version.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -603,12 +646,28 @@ class SqliteReader(SqliteStore):
                 f"{self.path} has schema version {version}, this fiskal reads version {len(MIGRATIONS)}; use the "
                 "fiskal that has it open"
             )
+        self._wait_for_log()
+
+    def _wait_for_log(self) -> None:
+        """Give the process that writes the time to bring what is in its log into the database."""
+        until = time.monotonic() + LOG_PATIENCE_S
+        last = commitlog.last_sequence(_log_path(self.path), self._identity())
+        while self._query("SELECT sequence FROM fiskal_commit_log")[0][0] < last:
+            if time.monotonic() > until:
+                _log.warning(
+                    "the newest receipts are in the log of %s, but not in the database yet", self.path
+                )
+                return
+            time.sleep(0.01)
 
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Always a StoreError."""
         if turn is not None and not in_turn:
             turn.__enter__()
         raise StoreError(f"{self.path} is open for reading only")
+
+    def _catch_up(self) -> None:
+        """The process that writes does it."""
 
     def close(self) -> None:
         self._closed = True

@@ -3,7 +3,7 @@
 Under the GIL every step of a statement gives the interpreter away and queues for it again, so that a busy
 process pays for the *number* of statements, not for their work. Therefore a batch takes at most one statement
 per table and kind of change, however many callers share it: a multi-row ``INSERT``, a multi-row ``DELETE``. A
-batch that touches one table only, as acceptances do, needs no ``BEGIN`` and ``COMMIT`` either.
+batch that touches one table only needs no ``BEGIN`` and ``COMMIT`` either.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from fiskal.store.interface import (
     RecoveredRow,
     ScuRow,
 )
-from fiskal.store.waiting import Key, Waiting
 
 MAX_STATEMENT_ROWS: Final = 1024
 """Rows of one statement; 24 values each stay below the 32766 SQLite allows. More take several statements."""
@@ -163,6 +162,8 @@ _TRANSACTIONS: Final = tuple(
 )
 """Rows whose key is their first two columns, which also go away."""
 
+_NOTE_SEQUENCE: Final = "UPDATE fiskal_commit_log SET sequence = ?"
+
 _RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
 
 
@@ -188,10 +189,10 @@ def _gather(changes: Sequence[Change], name: str) -> list[Any]:
     return [row for change in changes for row in getattr(change, name)]
 
 
-def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[Statement]:
-    """The statements that store ``accepted`` items and ``changes`` as if one after the other."""
+def _plan(changes: Sequence[Change]) -> list[Statement]:
+    """The statements that store ``changes`` as if one after the other."""
     plan: list[Statement] = []
-    if rows := [*accepted, *_gather(changes, "items")]:
+    if rows := _gather(changes, "items"):
         plan += _statements(_ITEMS, rows)
     if rows := _gather(changes, "answers"):
         plan += _statements(_ANSWERS, [row[:-1] + (row.receipt or _NO_RECEIPT) for row in rows])
@@ -222,17 +223,14 @@ def _plan(changes: Sequence[Change], accepted: Sequence[QueueItemRow]) -> list[S
 
 
 class Writer:
-    """The writing connection. Not thread-safe: its user holds the role of the leader.
+    """A writing connection. Not thread-safe.
 
     ``stored`` tells whether the last :meth:`write` reached the disk, also when it was left by an interrupt.
-    ``waiting`` are accepted items; those that are answered are stored with their answer.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str, waiting: Waiting) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
         self._path = path
-        self._waiting = waiting
-        self._taken: dict[Key, QueueItemRow] = {}
         self._changes_before: int | None = None
         self._finished = False
 
@@ -246,8 +244,6 @@ class Writer:
                 return False
             # An interrupt raised between SQLite's success and the next bytecode: only SQLite knows.
             self._finished = self.connection.total_changes != self._changes_before
-        if self._finished:
-            self._waiting.remove(list(self._taken))
         return self._finished
 
     def forget(self) -> None:
@@ -255,15 +251,18 @@ class Writer:
         self._finished = False
         self._changes_before = None
 
-    def write(self, changes: Sequence[Change]) -> None:
-        """Store all of ``changes`` in order, or nothing, with one flush.
+    def write(self, changes: Sequence[Change], sequence: int | None = None) -> None:
+        """Store all of ``changes`` in order, or nothing, with one flush; note ``sequence`` as the last batch of the
+        commit log that is stored.
 
         Call :meth:`forget` before. BadChange if one of them cannot be stored, StoreError if the disk could
         not take them.
         """
         try:
-            self._taken = self._take(changes) if self._waiting.items else {}
-            self._execute(_plan(changes, list(self._taken.values())))
+            plan = _plan(changes)
+            if sequence is not None:
+                plan.append((_NOTE_SEQUENCE, [sequence]))
+            self._execute(plan)
         except DAMAGE as error:
             if isinstance(error, _BAD_CHANGE):
                 raise BadChange(f"the change cannot be stored: {error}") from error
@@ -271,23 +270,18 @@ class Writer:
         except Exception as error:  # A row of the wrong shape, a number beyond 64 bits, a lone surrogate.
             raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
         self._finished = True
-        if self._taken:
-            self._waiting.remove(list(self._taken))
 
-    def _take(self, changes: Sequence[Change]) -> dict[Key, QueueItemRow]:
-        """The waiting items that go into the database with ``changes``."""
-        waiting = self._waiting
-        taken: dict[Key, QueueItemRow] = {}
-        for change in changes:
-            for answer in change.answers:
-                key = answer[:2]
-                item = waiting.items.get(key)
-                if item is not None:
-                    taken[key] = item
-            for queue_no in change.unanswered:
-                for key in waiting.of_queue(queue_no):
-                    taken[key] = waiting.items[key]
-        return taken
+    def sequence(self) -> int:
+        """The last batch of the commit log that is stored. Raises StoreError."""
+        try:
+            if self.connection.in_transaction:  # an interrupt left it
+                self.connection.execute("ROLLBACK")
+            found = self.connection.execute("SELECT sequence FROM fiskal_commit_log").fetchone()
+        except DAMAGE as error:
+            raise store_error(error, self._path, "read") from error
+        if found is None or type(found[0]) is not int:
+            raise StoreError(f"could not read {self._path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
+        return found[0]
 
     def close(self) -> None:
         """Never fails: what mattered was flushed before."""

@@ -247,7 +247,9 @@ def test_a_journal_that_cannot_be_written_is_bad_and_still_read(
 def test_a_reader_sees_what_the_owner_commits_and_writes_nothing(shop: Shop, tmp_path: Path) -> None:
     reader = open_store(tmp_path / configs.STORE_NAME, read_only=True)
     before = reader.queues()[0].ftReceiptNumerator
+    reader.close()
     shop.sale("A")
+    reader = open_store(tmp_path / configs.STORE_NAME, read_only=True)
     assert reader.queues()[0].ftReceiptNumerator == before + 1
     assert len(list(reader.iter_items(1))) == before + 1
     with pytest.raises(StoreError, match="open for reading only"):

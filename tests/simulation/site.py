@@ -438,7 +438,7 @@ class Site:
             calm = self.calm
             self.calm = calm or tries == START_TRIES
             self.recovering = True
-            store = SqliteStore(self.folder / configs.STORE_NAME)
+            store = SqliteStore(self.folder / configs.STORE_NAME, background=False)  # one thread
             try:
                 self.middleware = Middleware(
                     self.config,

@@ -178,7 +178,7 @@ MUTATIONS = {
     interrupted_given_up: "is open, and nobody knows|twice",
     interrupted_signed_at_the_start: "started twice|while the host starts",
     questions_forgotten: "signed twice|is open, and nobody knows",
-    answers_before_the_disk: "has no answer|is lost|is missing|was altered",
+    answers_before_the_disk: "has no answer|is lost|is missing|was altered|got null, but had heard",
     receipt_requests_find_nothing: "got null, but had heard",
     failed_mode_left_by_a_sale: "failed mode was left",
     unanswered_items_left: "has no answer",

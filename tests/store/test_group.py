@@ -4,44 +4,73 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from rows import accepted, action, answer, change, completed, guid, item, queue, run_threads
+from rows import accepted, action, answer, change, completed, guid, item, master_data, queue, run_threads
 
 from fiskal.errors import StoreError
-from fiskal.store import Change, SqliteStore
+from fiskal.store import SqliteStore, commitlog, sqlite
+from fiskal.store.commitlog import CommitLog
+from fiskal.store.group import GroupCommit
 from fiskal.store.writer import Writer
+
+
+class Way:
+    """One of the two ways a change takes to the disk: past the log into the database, or into the log."""
+
+    def __init__(self, store: SqliteStore, name: str) -> None:
+        self.is_log = name == "log"
+        self.group: GroupCommit[Any] = store._log if self.is_log else store._direct
+        self.writer: Any = CommitLog if self.is_log else Writer
+        self._store = store
+        if self.is_log:
+            store.commit(change(queues=[queue(number, 0) for number in range(50)]))
+
+    def accept(self, number: int) -> None:
+        """A queue that the store does not know yet cannot be taken up by the log."""
+        self._store.commit(change(items=[item(number, 1)]) if self.is_log else accepted(number, 1))
+
+    def count(self) -> int:
+        return sum(len(list(self._store.iter_items_by_row(number))) for number in range(50))
+
+
+@pytest.fixture(params=["database", "log"])
+def way(request: pytest.FixtureRequest, store: SqliteStore) -> Way:
+    return Way(store, request.param)
 
 
 class Batches:
     """Holds the first write back until ``expected`` callers wait, and records the size of every batch."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: SqliteStore, expected: int) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, way: Way, expected: int) -> None:
         self.sizes: list[int] = []
         self.writing = threading.Event()
-        original = Writer.write
+        original = way.writer.write
 
-        def write(writer: Writer, changes: Sequence[Change]) -> None:
+        def write(writer: Any, batch: Sequence[Any], *sequence: int) -> None:
+            if sequence:  # the applier, which nobody waits for
+                original(writer, batch, *sequence)
+                return
             if not self.sizes:
                 self.writing.set()
-                while len(store._group._tickets) < expected:
+                while len(way.group._tickets) < expected:
                     pass
-            self.sizes.append(len(changes))
-            self.before_write(writer, changes)
-            original(writer, changes)
-            self.after_write(writer, changes)
+            self.sizes.append(len(batch))
+            self.before_write(writer, batch)
+            original(writer, batch)
+            self.after_write(writer, batch)
 
-        monkeypatch.setattr(Writer, "write", write)
+        monkeypatch.setattr(way.writer, "write", write)
 
-    def before_write(self, writer: Writer, changes: Sequence[Change]) -> None: ...
-    def after_write(self, writer: Writer, changes: Sequence[Change]) -> None: ...
+    def before_write(self, writer: Any, batch: Sequence[Any]) -> None: ...
+    def after_write(self, writer: Any, batch: Sequence[Any]) -> None: ...
 
 
 def test_sixteen_threads_store_everything_in_order(store: SqliteStore) -> None:
@@ -63,14 +92,34 @@ def test_sixteen_threads_store_everything_in_order(store: SqliteStore) -> None:
     assert [found.ftCurrentRow for found in store.queues()] == [40] * 16
 
 
-def test_waiting_callers_share_one_batch(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(monkeypatch, store, 15)
-    assert run_threads(lambda number: store.commit(accepted(number, 1)), 16) == []
+def test_waiting_callers_share_one_batch(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch, way, 15)
+    assert run_threads(way.accept, 16) == []
     assert batches.sizes == [1, 15]
+    assert way.count() == 16
+
+
+def test_a_batch_of_the_log_has_a_limit(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = Way(store, "log")
+    batches = Batches(monkeypatch, way, 15)
+    size = commitlog.MAX_ENTRY_BYTES - 2000
+    large = {"request": "x" * size}
+
+    def work(number: int) -> None:
+        store.commit(change(items=[item(number, 1, **large)]))
+
+    assert run_threads(work, 16) == []
+    per_batch = commitlog.MAX_BATCH_BYTES // size
+    assert batches.sizes == [
+        1,
+        *[per_batch] * (15 // per_batch),
+        *([15 % per_batch] if 15 % per_batch else []),
+    ]
+    assert way.count() == 16
 
 
 def test_a_bad_change_fails_alone(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(monkeypatch, store, 15)
+    batches = Batches(monkeypatch, Way(store, "database"), 15)
 
     def work(number: int) -> None:
         batches.writing.wait() if number else None
@@ -83,48 +132,50 @@ def test_a_bad_change_fails_alone(store: SqliteStore, monkeypatch: pytest.Monkey
     assert [found.queue_no for found in store.queues()] == [n for n in range(16) if n not in (3, 8)]
 
 
-def test_a_disk_error_reaches_everybody_and_passes(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    batches = Batches(monkeypatch, store, 15)
+def test_a_disk_error_reaches_everybody_and_passes(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch, way, 15)
 
-    def fail(writer: Writer, changes: Sequence[Change]) -> None:
-        if len(changes) > 1:
+    def fail(writer: Any, batch: Sequence[Any]) -> None:
+        if len(batch) > 1:
             raise StoreError("could not write")
 
     batches.before_write = fail  # type: ignore[method-assign]
-    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
+    errors = run_threads(way.accept, 16)
     assert [str(error) for error in errors] == ["could not write"] * 15
     assert len({id(error) for error in errors}) == 15
-    assert len(store.queues()) == 1
-    store.commit(accepted(40, 1))
+    assert way.count() == 1
+    way.accept(40)
+    assert way.count() == 2
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_an_interrupt_of_the_leader_hurts_only_the_leader(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, moment: str
+    way: Way, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    batches = Batches(monkeypatch, store, 15)
+    batches = Batches(monkeypatch, way, 15)
 
-    def interrupt(writer: Writer, changes: Sequence[Change]) -> None:
+    def interrupt(writer: Any, batch: Sequence[Any]) -> None:
         if len(batches.sizes) == 2:
-            if moment == "after":
+            if moment == "after" and not way.is_log:
                 # As if it hit between the return of SQLite and the next step.
                 writer._finished = False
             raise KeyboardInterrupt
 
     setattr(batches, f"{moment}_write", interrupt)
-    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
+    errors = run_threads(way.accept, 16)
     assert [type(error) for error in errors] == [KeyboardInterrupt]
-    assert len(store.queues()) == (15 if moment == "before" else 16)
-    assert store._group._role == {}
-    store.commit(accepted(40, 1))
+    assert way.count() == (15 if moment == "before" else 16)
+    assert way.group._role == {}
+    way.accept(40)
 
 
 def test_an_interrupt_inside_a_long_transaction_leaves_none_open(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = store._group._writer
+    store.commit(change(master_data=[master_data()]))
+    direct = store._direct._writer
+    assert isinstance(direct, sqlite._Direct)
+    writer = direct._writer
     assert writer is not None
     original = writer.connection
 
@@ -132,7 +183,7 @@ def test_an_interrupt_inside_a_long_transaction_leaves_none_open(
         def __getattr__(self, name: str) -> object:
             return getattr(original, name)
 
-        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+        def execute(self, sql: str, *values: object) -> object:
             if sql == "COMMIT":
                 raise KeyboardInterrupt
             return original.execute(sql, *values)

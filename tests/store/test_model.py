@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from fiskal.store import (
     ReceiptRow,
     SqliteStore,
     StoredItem,
+    commitlog,
 )
 
 QUEUES = st.integers(1, 3)
@@ -54,7 +56,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.directory.name) / "store.sqlite"
         self.store = SqliteStore(self.path)
         self.items: dict[tuple[int, int], QueueItemRow] = {}
-        self.waiting: dict[int, QueueItemRow] = {}
+        self.life = 0
         self.answers: dict[tuple[int, int], AnswerRow] = {}
         self.receipts: dict[tuple[int, int], ReceiptRow] = {}
         self.actions: list[ActionRow] = []
@@ -72,39 +74,32 @@ class StoreMachine(RuleBasedStateMachine):
         self.store.close()
         self.directory.cleanup()
 
-    @rule(no=QUEUES, stamp=STAMPS, reference=REFERENCES, terminal=st.sampled_from([None, "T1", "T2"]))
-    def accept(self, no: int, stamp: int, reference: str, terminal: str | None) -> None:
+    @rule(
+        no=QUEUES,
+        stamp=STAMPS,
+        reference=REFERENCES,
+        terminal=st.sampled_from([None, "T1", "T2"]),
+        large=st.sampled_from([False, False, False, True]),
+        with_queue=st.booleans(),
+    )
+    def accept(
+        self, no: int, stamp: int, reference: str, terminal: str | None, large: bool, with_queue: bool
+    ) -> None:
         current = sum(1 for key in self.items if key[0] == no)
-        if no in self.waiting or (current and (no, current) not in self.answers):
+        if current and (no, current) not in self.answers:
             return
-        row = item(no, current + 1, TimeStamp=stamp, cbReceiptReference=reference, cbTerminalID=terminal)
-        state = queue(no, current)
-        self.store.commit(change(items=[row], queues=[state]))
+        row = item(
+            no,
+            current + 1,
+            TimeStamp=stamp,
+            cbReceiptReference=reference,
+            cbTerminalID=terminal,
+            request="ß" * (commitlog.MAX_ENTRY_BYTES if large else 1),
+        )
+        queues = [queue(no, current)] if with_queue else []
+        self.store.commit(change(items=[row], queues=queues))
         self.items[no, current + 1] = row
-        self.queues[no] = state
-
-    @rule(no=QUEUES, stamp=STAMPS, reference=REFERENCES, large=st.booleans())
-    def accept_and_wait(self, no: int, stamp: int, reference: str, large: bool) -> None:
-        current = sum(1 for key in self.items if key[0] == no)
-        if no in self.waiting or (current and (no, current) not in self.answers):
-            return
-        request = "ß" * 9000 if large else "{}"
-        row = item(no, current + 1, TimeStamp=stamp, cbReceiptReference=reference, request=request)
-        self.store.commit(change(accepted=[row]))
-        if large:
-            self.items[no, current + 1] = row
-        else:
-            self.waiting[no] = row
-
-    @rule(no=QUEUES)
-    def journal_what_waits(self, no: int) -> None:
-        self.store.commit(change(unanswered=[no]))
-        self.journalled(no)
-
-    def journalled(self, no: int) -> None:
-        row = self.waiting.pop(no, None)
-        if row is not None:
-            self.items[no, row.ftQueueRow] = row
+        self.queues.update((no, state) for state in queues)
 
     @rule(
         no=QUEUES,
@@ -112,7 +107,6 @@ class StoreMachine(RuleBasedStateMachine):
         total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=5),
     )
     def complete(self, no: int, stamp: int, total: object) -> None:
-        self.journalled(no)
         number = sum(1 for key in self.items if key[0] == no)
         if not number or (no, number) in self.answers:
             return
@@ -207,12 +201,24 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.raises(StoreError):
             self.store.commit(change(queues=[queue(no, 99)], scus=[scu("refused")], items=[existing]))
 
-    @rule()
-    def reopen(self) -> None:
+    @rule(background=st.booleans())
+    def reopen(self, background: bool) -> None:
         self.store.close()
-        self.store = SqliteStore(self.path)
-        for no in (1, 2, 3):
-            self.journalled(no)
+        self.store = SqliteStore(self.path, background=background)
+
+    @rule(background=st.booleans())
+    def die(self, background: bool) -> None:
+        """Go on with the files as they are while the store is open."""
+        folder = self.path.parent / f"life {self.life}"
+        self.life += 1
+        folder.mkdir()
+        with self.store._applier._lock:
+            for file in self.path.parent.iterdir():
+                if file.is_file():
+                    shutil.copy(file, folder / file.name)
+        self.store.close()
+        self.path = folder / self.path.name
+        self.store = SqliteStore(self.path, background=background)
 
     @rule(no=QUEUES, first=STAMPS, last=st.one_of(STAMPS, st.integers(-4, 0)))
     def ranges(self, no: int, first: int, last: int) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rows import accepted, completed, guid, item
+from rows import accepted, answer, completed, guid, item
 
 from fiskal.errors import StoreError
 from fiskal.store import Change, SqliteStore, schema, sqlite
+from fiskal.store.writer import Writer
 
 
 def filled(path: Path, rows: int = 300) -> None:
@@ -109,9 +110,16 @@ def use(path: Path) -> str | None:
     return None
 
 
-def fill_up(store: SqliteStore, no: int, row: int) -> None:
+def fill_up(store: SqliteStore, no: int, row: int) -> int:
+    """Accept rows until the disk is full; the last that was confirmed."""
     for row_ in range(row, row + 10_000):
-        store.commit(accepted(no, row_))
+        try:
+            store.commit(accepted(no, row_))
+        except StoreError as error:
+            if "the disk is full; make room, then repeat" not in str(error):
+                raise
+            return row_ - 1
+    raise AssertionError("the disk was never full")
 
 
 def test_damaged_pages_are_errors_not_crashes(path: Path) -> None:
@@ -134,17 +142,58 @@ def test_damaged_pages_are_errors_not_crashes(path: Path) -> None:
     assert errors > 30
 
 
-def test_a_full_database_says_so_and_recovers(store: SqliteStore) -> None:
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_database_says_so_and_recovers(
+    path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
+) -> None:
+    """What was confirmed before is in the log, and in the database as soon as that has room."""
+    limit = 0
+    original = SqliteStore._open_writer
+
+    def open_writer(store: SqliteStore) -> Writer:
+        writer = original(store)
+        if limit:
+            writer.connection.execute(f"PRAGMA max_page_count = {limit}")
+        return writer
+
+    monkeypatch.setattr(SqliteStore, "_open_writer", open_writer)
+    with SqliteStore(path, background=background) as store:
+        store.commit(accepted(1, 1))
+        writer = store._applier._writer
+        assert writer is not None
+        (limit,) = writer.connection.execute("PRAGMA page_count").fetchone()
+        writer.connection.execute(f"PRAGMA max_page_count = {limit}")
+        last = fill_up(store, 1, 2)
+        with pytest.raises(StoreError, match="the disk is full"):
+            store.commit(accepted(1, last + 1))
+        with pytest.raises(StoreError, match="the disk is full"):
+            store.item(guid("item", 1, 1))
+        limit = 0
+        store.commit(accepted(1, last + 1))
+        assert [found.item for found in store.iter_items_by_row(1)] == [
+            item(1, n) for n in range(1, last + 2)
+        ]
+
+
+def test_a_full_database_gives_everything_to_the_next_process(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = SqliteStore(path, background=False)
     store.commit(accepted(1, 1))
-    writer = store._group._writer
-    assert writer is not None
-    (pages,) = writer.connection.execute("PRAGMA page_count").fetchone()
-    writer.connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(StoreError, match="the disk is full; make room, then repeat"):
-        fill_up(store, 2, 2)
-    kept = [found.item.ftQueueRow for found in store.iter_items_by_row(2)]
-    assert kept == list(range(2, 2 + len(kept)))
-    store.commit(accepted(2, 2 + len(kept)))
+    store.commit(completed(1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "write", _refuse)
+        for row in range(2, 10):
+            store.commit(accepted(1, row))
+            store.commit(completed(1, row))
+        store.close()
+    assert "safe in the log" in caplog.text
+    with SqliteStore(path) as store:
+        assert [found.answer for found in store.iter_items_by_row(1)] == [answer(1, n) for n in range(1, 10)]
+
+
+def _refuse(*_: object) -> None:
+    raise StoreError("the disk is full")
 
 
 @pytest.fixture
@@ -155,7 +204,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mount is None or umount is None:
         pytest.skip("cannot mount a tmpfs")
     done = subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", directory], capture_output=True, check=False
+        [mount, "-t", "tmpfs", "-o", "size=8m", "tmpfs", directory], capture_output=True, check=False
     )
     if done.returncode != 0:
         pytest.skip("cannot mount a tmpfs")
@@ -165,14 +214,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_full_disk_says_so_and_recovers(small_disk: Path) -> None:
     ballast = small_disk / "ballast"
-    ballast.write_bytes(bytes(1 << 20))
+    ballast.write_bytes(bytes(2 << 20))
     with SqliteStore(small_disk / "store.sqlite") as store:
-        with pytest.raises(StoreError, match="disk is full"):
-            fill_up(store, 1, 1)
-        row = len(list(store.iter_items_by_row(1))) + 1
+        row = fill_up(store, 1, 1) + 1
         with pytest.raises(StoreError):
             store.commit(accepted(1, row))
-        assert [found.item.ftQueueRow for found in store.iter_items_by_row(1)] == list(range(1, row))
         ballast.unlink()
         store.commit(accepted(1, row))
         assert store.item(guid("item", 1, row)) is not None
@@ -207,7 +253,7 @@ def test_a_closed_store_is_one_file(path: Path, tmp_path: Path) -> None:
 def test_a_row_that_was_moved_does_not_keep_the_store_from_opening(path: Path) -> None:
     with SqliteStore(path) as store:
         change = Change()
-        change.accepted.append(item(1, 1))
+        change.items.append(item(1, 1))
         store.commit(change)
     with SqliteStore(path) as store:
         assert [found.item for found in store.iter_items_by_row(1)] == [item(1, 1)]
@@ -252,12 +298,13 @@ def test_migrations_run_once_in_order_and_keep_the_data(path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS)))
-def test_a_store_of_every_older_version_is_brought_up_to_date(
-    path: Path, monkeypatch: pytest.MonkeyPatch, version: int
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sqlite, "MIGRATIONS", schema.MIGRATIONS[:version])
-        filled(path, 3)
+def test_a_store_of_every_older_version_is_brought_up_to_date(path: Path, version: int) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.migrate(connection, str(path), schema.MIGRATIONS[:version])
+    writer = Writer(connection, str(path))
+    for row in range(1, 4):
+        writer.write([accepted(1, row), completed(1, row)])
+    writer.close()
     with SqliteStore(path) as store:
         assert len(list(store.iter_items(1))) == 3
         store.commit(accepted(1, 4))

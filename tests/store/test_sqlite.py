@@ -285,6 +285,7 @@ def test_the_view_shows_the_columns_of_the_reference(store: SqliteStore, path: P
 def test_the_view_of_the_receipts_shows_the_columns_of_the_reference(store: SqliteStore, path: Path) -> None:
     store.commit(change(queues=[queue()], items=[item(1, 1), item(1, 2), item(1, 3)]))
     store.commit(change(answers=[error_answer(1, 1), answer(1, 2)]))
+    assert len(list(store.iter_items(1))) == 3  # who reads through the store brings everything into the file
     with sqlite3.connect(path) as connection:
         cursor = connection.execute("SELECT * FROM ftReceiptJournal")
         names = [column[0] for column in cursor.description]

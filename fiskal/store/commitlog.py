@@ -1,0 +1,305 @@
+"""The commit log: what makes a change durable at the price of one write and one flush.
+
+A commit of SQLite writes every page a receipt touches, ten of them, into its own log. Here only the rows
+themselves are written, one after the other, into a small file beside the database that is always there in full
+size. A moment later many changes go into the database together (:mod:`fiskal.store.applier`), which notes how far it
+has come. What it has not when a process dies is read from here when the store is opened next.
+
+The file is a header and two segments. Batches are appended to one segment; when it is full, the other one is
+written from its start, after everything in it has reached the database.
+
+::
+
+    block  = 4096 bytes; header and batches begin on one, so that a torn write hurts no older batch
+    header = magic "FCL1" | u32 CRC-32 of the rest | 16 bytes id of the store | 16 random bytes     (little endian)
+    batch  = magic "FCB1" | u32 length of entries | u32 CRC-32 of sequence and entries | u64 sequence
+             | entries (MessagePack, an array of changes)
+
+The sequence grows by one with every batch, so the batches that follow each other are known by it. A batch the
+disk refused to confirm is written over by the next one, which takes its sequence. The random bytes keep a
+text of the POS from being read as a batch, if a batch that ended there was torn: the CRC of a batch continues
+that of the random bytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fiskal.errors import StoreError
+from fiskal.store.entry import Entry, decode_entries, encode_entries
+
+_log = logging.getLogger("fiskal.store")
+
+BLOCK_BYTES: Final = 4096
+SEGMENT_BYTES: Final = 2 << 20
+MAX_BATCH_BYTES: Final = 1 << 20
+"""Entries of one batch; more wait for the next."""
+MAX_ENTRY_BYTES: Final = 1 << 18
+"""Larger changes go straight to the database."""
+
+_HEADER: Final = struct.Struct("<4sI16s16s")
+_HEADER_MAGIC: Final = b"FCL1"
+_BATCH: Final = struct.Struct("<4sIIQ")
+_BATCH_MAGIC: Final = b"FCB1"
+_SEQUENCE: Final = struct.Struct("<Q")
+
+# Functions of the data as it is written; systems without fdatasync (macOS, Windows) have fsync.
+_sync: Final = getattr(os, "fdatasync", os.fsync)
+
+_ADVICE: Final = {
+    errno.ENOSPC: "the disk is full; make room, then repeat",
+    errno.EDQUOT: "the quota of the disk is used up; make room, then repeat",
+    errno.EROFS: "the file system is read-only; make it writable, then repeat",
+    errno.EACCES: "the file or its directory is read-only; make them writable, then repeat",
+    errno.EFBIG: "the disk is full, or a limit on the size of files is reached; make room, then repeat",
+    errno.EIO: "the disk reported an error; check it and the file system, then repeat",
+}
+
+
+class _Place(NamedTuple):
+    """Where the batch ``sequence`` ends: ``end`` bytes into ``segment``."""
+
+    sequence: int
+    segment: int
+    end: int
+
+
+class CommitLog:
+    """Writes batches of entries. Not thread-safe: its user holds the role of the leader.
+
+    ``publish`` hears of every batch that is durable, before :meth:`write` returns; ``published`` says whether it
+    has heard of a sequence. ``make_room`` returns when everything up to a sequence is in the database; it raises
+    StoreError if the database cannot take it. ``sequence`` is that of the last batch the database has.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        identity: bytes,
+        sequence: int,
+        publish: Callable[[int, Sequence[Entry]], None],
+        published: Callable[[int], bool],
+        make_room: Callable[[int], None],
+    ) -> None:
+        self._path = path
+        self._identity = identity
+        self._publish = publish
+        self._published = published
+        self._make_room = make_room
+        self._fd = -1
+        self._salt = 0
+        self._place = _Place(sequence, 0, 0)
+        self._next: _Place | None = None
+        self._last = [sequence, sequence]
+        """The last batch of each segment."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the last :meth:`write` is on the disk and published. Not known to be counts as no: then the next
+        one takes its place."""
+        return self._next is not None and self._published(self._next.sequence)
+
+    def forget(self) -> None:
+        """Let ``stored`` speak of the next write and no longer of the last one."""
+        after = self._next
+        if after is not None and self._published(after.sequence):
+            self._place = after
+            self._last[after.segment] = after.sequence
+        self._next = None
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Store all of ``entries``, of MAX_BATCH_BYTES or one alone, with one flush.
+
+        Call :meth:`forget` before. StoreError if the disk could not take them, or the database what has to make
+        room for them.
+        """
+        body = encode_entries(entries)
+        sequence, segment, at = self._place
+        sequence += 1
+        size = -(-(_BATCH.size + len(body)) // BLOCK_BYTES) * BLOCK_BYTES
+        if at + size > SEGMENT_BYTES:
+            segment, at = 1 - segment, 0
+            self._make_room(self._last[segment])
+            # A batch that is refused here is written over here: a sequence stands in one segment only.
+            self._place = _Place(sequence - 1, segment, 0)
+        try:
+            if self._fd < 0:
+                self._fd, self._salt = _open(self._path, self._identity, self._make_empty)
+            head = _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
+            _write_at(self._fd, head + body, BLOCK_BYTES + segment * SEGMENT_BYTES + at)
+            _sync(self._fd)
+        except OSError as error:
+            self.close()
+            raise _store_error(error, self._path, "write to") from error
+        self._next = _Place(sequence, segment, at + size)
+        self._publish(sequence, entries)
+
+    def _make_empty(self) -> None:
+        """The file was lost or cut: what it held has to be in the database before it is made anew."""
+        self._make_room(self._place.sequence)
+
+    def close(self) -> None:
+        """Never fails: what mattered was flushed before."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+
+def read(path: Path, identity: bytes, applied: int) -> list[tuple[int, list[Entry]]]:
+    """The batches the log at ``path`` holds beyond the sequence ``applied``, in order, without a gap.
+
+    A missing file has none; nor has the log of another store, which is left to be written over. Raises StoreError
+    if the file cannot be read, or if batches between ``applied`` and those it holds are missing.
+    """
+    found = _batches(path, identity)
+    batches: list[tuple[int, list[Entry]]] = []
+    for sequence in sorted(each for each in found if each > applied):
+        if sequence != applied + len(batches) + 1:
+            raise StoreError(
+                f"{path} continues at commit {sequence}, but the journal beside it ends at commit"
+                f" {applied + len(batches)}: an older copy of the journal was put in its place, or the log is damaged."
+                " Restore the journal that belongs to this log; only if there is none, move the log away to go on"
+                " without the receipts in it"
+            )
+        try:
+            batches.append((sequence, decode_entries(found[sequence])))
+        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as error:
+            raise StoreError(
+                f"{path} was written by another version of fiskal ({error}); open the store once with that one"
+            ) from error
+    return batches
+
+
+def last_sequence(path: Path, identity: bytes) -> int:
+    """The last batch in the log at ``path``, 0 if it has none; another process may write to it. Raises StoreError."""
+    return max(_batches(path, identity), default=0)
+
+
+def _batches(path: Path, identity: bytes) -> dict[int, bytes]:
+    """The entries of all whole batches in a log, by their sequences; none in the log of another store."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise _store_error(error, path, "read") from error
+    salt = _salt_of(data, identity)
+    if salt is None:
+        if len(data) >= _HEADER.size and any(data[: _HEADER.size]):
+            _log.warning("%s belongs to another store; it is ignored and will be written over", path)
+        return {}
+    found: dict[int, bytes] = {}
+    for start in range(BLOCK_BYTES, BLOCK_BYTES + 2 * SEGMENT_BYTES, SEGMENT_BYTES):
+        found.update(_segment(data[start : start + SEGMENT_BYTES], salt))
+    return found
+
+
+def _segment(data: bytes, salt: int) -> dict[int, bytes]:
+    """The entries of the batches in a segment, by their sequences."""
+    found: dict[int, bytes] = {}
+    at, last = 0, -1
+    while at + _BATCH.size <= len(data):
+        magic, length, crc, sequence = _BATCH.unpack_from(data, at)
+        body = data[at + _BATCH.size : at + _BATCH.size + length] if magic == _BATCH_MAGIC else b""
+        if body and len(body) == length and crc == _checksum(salt, sequence, body):
+            if sequence < last:
+                break  # what the segment held the time before
+            found[sequence] = body
+            last = sequence
+            at += -(-(_BATCH.size + length) // BLOCK_BYTES) * BLOCK_BYTES
+        else:
+            # Behind what was torn there is nothing; behind what was damaged later there is, and it must be missed.
+            at += BLOCK_BYTES
+    return found
+
+
+def _checksum(salt: int, sequence: int, body: bytes) -> int:
+    return zlib.crc32(body, zlib.crc32(_SEQUENCE.pack(sequence), salt))
+
+
+def _header(identity: bytes, salt: bytes) -> bytes:
+    return _HEADER.pack(_HEADER_MAGIC, zlib.crc32(identity + salt), identity, salt)
+
+
+def _salt_of(data: bytes, identity: bytes) -> int | None:
+    """The CRC of the random bytes of a log that belongs to the store ``identity``, None of any other file."""
+    if len(data) < _HEADER.size:
+        return None
+    salt = data[_HEADER.size - 16 : _HEADER.size]
+    return zlib.crc32(salt) if data[: _HEADER.size] == _header(identity, salt) else None
+
+
+def _open(path: Path, identity: bytes, make_empty: Callable[[], None]) -> tuple[int, int]:
+    """The log, open for writing, in its full size: later writes need no room, and a flush no metadata.
+
+    ``make_empty`` is called before a file is made anew.
+    """
+    fd = os.open(
+        path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0), 0o666
+    )
+    try:
+        size = BLOCK_BYTES + 2 * SEGMENT_BYTES
+        salt = _salt_of(os.read(fd, _HEADER.size), identity)
+        if salt is None or os.fstat(fd).st_size != size:
+            make_empty()
+            # The header comes last: without it the file counts as empty.
+            os.ftruncate(fd, 0)
+            zeros = bytes(1 << 16)
+            for at in range(0, size, len(zeros)):
+                _write_at(fd, zeros[: size - at], at)
+            os.fsync(fd)
+            random = secrets.token_bytes(16)
+            salt = zlib.crc32(random)
+            _write_at(fd, _header(identity, random), 0)
+            os.fsync(fd)
+            _sync_folder(path.parent)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, salt
+
+
+def _write_at(fd: int, data: bytes, at: int) -> None:
+    while data:
+        written = _pwrite(fd, data, at)
+        if written == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[written:]
+        at += written
+
+
+def _seek_and_write(fd: int, data: bytes, at: int, /) -> int:
+    os.lseek(fd, at, os.SEEK_SET)
+    return os.write(fd, data)
+
+
+_pwrite: Final[Callable[[int, bytes, int], int]] = getattr(os, "pwrite", _seek_and_write)  # not on Windows
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the name of a new file durable, where the system has a call for it."""
+    if os.name != "posix":
+        return
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _store_error(error: OSError, path: Path, doing: str) -> StoreError:
+    advice = _ADVICE.get(error.errno or 0, "the system refused")
+    return StoreError(f"could not {doing} {path}: {advice} ({error})")

@@ -1,0 +1,685 @@
+"""What was committed is never lost: in the log at first, in the database a moment later, never in neither or twice."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import random
+import shutil
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import (
+    action,
+    answer,
+    change,
+    completed,
+    doubtful,
+    error_answer,
+    failed,
+    guid,
+    item,
+    open_transaction,
+    queue,
+    recovered,
+    run_threads,
+)
+
+from fiskal.errors import StoreError
+from fiskal.fairlock import Turn
+from fiskal.store import Change, QueueItemRow, SqliteReader, SqliteStore, applier, commitlog
+from fiskal.store.entry import decode_entries, encode_entries, entry_of
+from fiskal.store.writer import Writer
+
+
+@pytest.fixture(autouse=True)
+def _known_queues(request: pytest.FixtureRequest) -> None:
+    """The log takes up what continues a queue that the store knows."""
+    if "store" in request.fixturenames:
+        request.getfixturevalue("store").commit(known())
+
+
+def known() -> Change:
+    return change(queues=[queue(number, 0) for number in range(20)])
+
+
+def accept(no: int, row: int, **columns: object) -> Change:
+    return change(items=[item(no, row, **columns)])
+
+
+def log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-commits")
+
+
+def died(store: SqliteStore, path: Path, name: str = "died") -> Path:
+    """The files as a killed process leaves them, in a folder of their own."""
+    folder = path.parent / name
+    folder.mkdir()
+    with store._applier._lock:  # SQLite does not write while they are copied
+        for file in path.parent.iterdir():
+            if file.is_file():
+                shutil.copy(file, folder / file.name)
+    return folder / path.name
+
+
+def rows(store: SqliteStore, no: int = 1) -> list[QueueItemRow]:
+    return [stored.item for stored in store.iter_items_by_row(no)]
+
+
+def in_database(path: Path) -> int:
+    """How many items are in the database itself, whatever the log has."""
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT count(*) FROM ftQueueItem").fetchone()[0])
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def lazy(path: Path, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
+    """A store whose log is brought into the database only when somebody asks for it."""
+    monkeypatch.setattr(applier, "APPLY_CHANGES", 1_000_000)
+    store = SqliteStore(path, background=False)
+    store.commit(known())
+    return store
+
+
+def test_what_was_committed_is_seen_at_once(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    assert in_database(path) == 0
+    assert rows(lazy) == lazy.unanswered_items(1) == [item(1, 1)]
+    assert in_database(path) == 1
+    lazy.commit(completed(1, 1))
+    stored = lazy.item(guid("item", 1, 1))
+    assert stored is not None
+    assert (stored.item, stored.answer) == (item(1, 1), answer(1, 1))
+    assert lazy.unanswered_items(1) == []
+    lazy.close()
+
+
+def test_the_database_has_it_soon_without_being_asked(store: SqliteStore, path: Path) -> None:
+    store.commit(accept(1, 1))
+    until = time.monotonic() + 60
+    while not in_database(path):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    with SqliteReader(path) as reader:  # as another process does
+        assert rows(reader) == [item(1, 1)]
+
+
+def test_enough_changes_do_not_wait(store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applier, "LINGER_S", 1000)
+    for row in range(1, applier.APPLY_CHANGES + 1):
+        store.commit(accept(1, row))
+    until = time.monotonic() + 60
+    while not in_database(path):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_a_store_that_nobody_closed_goes_with_its_thread(path: Path) -> None:
+    store = SqliteStore(path)
+    store.commit(known())
+    store.commit(accept(1, 1))
+    thread = store._applier._thread
+    assert thread is not None
+    assert thread.is_alive()
+    store._lock.release()
+    del store
+    gc.collect()
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_what_a_dead_process_committed_is_there_in_the_next(lazy: SqliteStore, path: Path) -> None:
+    bare = {"cbTerminalID": None, "cbReceiptReference": None, "request_raw_sha256": None}
+    odd = {"request": "ß 漢 \0 " * 50}
+    lazy.commit(accept(1, 1))
+    lazy.commit(completed(1, 1))
+    lazy.commit(accept(1, 2, **odd))
+    lazy.commit(change(answers=[error_answer(1, 2)], queues=[queue(1, 2)]))
+    lazy.commit(accept(2, 1, **bare))
+    copy = died(lazy, path)
+    for _ in range(2):
+        with SqliteStore(copy) as other:
+            assert rows(other) == [item(1, 1), item(1, 2, **odd)]
+            assert [found.answer for found in other.iter_items(1)] == [answer(1, 1), error_answer(1, 2)]
+            assert other.unanswered_items(2) == [item(2, 1, **bare)]
+    with SqliteStore(copy) as other:
+        other.commit(accept(1, 3))
+        assert [row.ftQueueRow for row in rows(SqliteStore(died(other, copy, "again")))] == [1, 2, 3]
+    lazy.close()
+
+
+def every_list() -> Change:
+    return change(
+        items=[item(1, 1)],
+        answers=[answer(1, 1)],
+        queues=[queue(1, 1)],
+        actions=[action(), action(number=2, Type=None, DataJson=None)],
+        open_transactions=[open_transaction()],
+        open_transactions_removed=[(1, "gone")],
+        failed_starts=[failed()],
+        failed_starts_removed=[(1, "gone")],
+        failed_finishes=[failed(number=4)],
+        failed_finishes_removed=[(1, "gone")],
+        doubtful_starts=[doubtful()],
+        doubtful_starts_removed=[(1, "gone")],
+        recovered=[recovered(), recovered(name="B", delivered="zero")],
+    )
+
+
+def test_every_row_survives_the_log(lazy: SqliteStore, path: Path) -> None:
+    whole = every_list()
+    entry = entry_of(whole)
+    assert entry is not None
+    (read,) = decode_entries(encode_entries([entry]))
+    assert all(getattr(read.change, name) == getattr(whole, name) for name in Change.__slots__)
+    lazy.commit(whole)
+    assert in_database(path) == 0
+    copy = died(lazy, path)
+    lazy.close()
+    for place in (path, copy):
+        with SqliteStore(place) as other:
+            assert [found.answer for found in other.iter_items(1)] == [answer(1, 1)]
+            assert other.queue(guid("queue", 1)) == queue(1, 1)
+            assert len(list(other.iter_actions(guid("queue", 1)))) == 2
+            assert other.open_transactions(1) == [open_transaction()]
+            assert (other.failed_starts(1), other.failed_finishes(1)) == ([failed()], [failed(number=4)])
+            assert other.doubtful_starts(1) == [doubtful()]
+            assert other.undelivered(1) == [recovered()]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"request": "\ud800"}, {"ftQueueMoment": 1 << 63}, {"ftQueueMoment": True}, {"country": object()}],
+)
+def test_what_a_column_could_refuse_does_not_go_into_the_log(columns: dict[str, object]) -> None:
+    assert entry_of(accept(1, 1)) is not None
+    assert entry_of(accept(1, 1, **columns)) is None
+    assert entry_of(change(answers=[answer(1, 1)._replace(receipt=("too", "short"))])) is None  # type: ignore[arg-type]
+    assert entry_of(change(open_transactions_removed=[(1, None)])) is None
+    assert entry_of(change(items=[(1, 2)])) is None
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_what_goes_into_the_log_is_what_the_database_takes(data: st.DataObject) -> None:
+    """Any value in any column: if the log would take the row, the database must."""
+    values = st.one_of(
+        st.none(),
+        st.integers(-(1 << 65), 1 << 65),
+        st.text(max_size=5),
+        st.text(st.characters(categories=["Cs", "Lu"]), max_size=3),
+        st.binary(max_size=3),
+        st.booleans(),
+        st.floats(),
+    )
+    whole = every_list()
+    name = data.draw(st.sampled_from([name for name in Change.__slots__ if getattr(whole, name)]))
+    row = list(getattr(whole, name)[0])
+    row[data.draw(st.integers(0, len(row) - 1))] = data.draw(values)
+    kind = type(getattr(whole, name)[0])
+    getattr(whole, name)[0] = kind._make(row) if kind is not tuple else tuple(row)
+    if entry_of(whole) is None:
+        return
+    if name in (
+        "items",
+        "answers",
+        "queues",
+        "recovered",
+    ):  # by keys that others have is another test's matter
+        for other in Change.__slots__:
+            if other != name:
+                setattr(whole, other, [])
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    store_of_schema(connection)
+    writer = Writer(connection, ":memory:")
+    if name == "answers":
+        found = whole.answers[0]
+        writer.write([change(items=[item(found.queue_no, found.ftQueueRow)])])
+    writer.write([whole], 1)
+    connection.close()
+
+
+def store_of_schema(connection: sqlite3.Connection) -> None:
+    from fiskal.store.schema import MIGRATIONS, migrate
+
+    migrate(connection, ":memory:", MIGRATIONS)
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        accept(1, 1),  # again
+        accept(1, 3),  # not the next one
+        change(answers=[answer(1, 1)]),  # again
+        change(answers=[answer(1, 2)]),  # without an item
+        change(queues=[queue(1, 1, ftQueueId=guid("queue", 2))]),
+        change(queues=[queue(99)], items=[item(1, 2), item(1, 2)]),
+    ],
+)
+def test_what_does_not_continue_a_queue_goes_to_the_database_itself(
+    store: SqliteStore, strange: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.commit(accept(1, 1))
+    store.commit(completed(1, 1))
+    direct: list[int] = []
+    original = store._direct.commit
+
+    def commit(*arguments: object, **named: object) -> None:
+        direct.append(1)
+        original(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store._direct, "commit", commit)
+    refused = strange.answers or len(strange.items) != 1 or strange.items[0].ftQueueRow == 1
+    with pytest.raises(StoreError, match="the change cannot be stored") if refused else nullcontext():
+        store.commit(strange)
+    assert direct == [1]
+    store.commit(accept(1, 2) if len(rows(store)) == 1 else accept(2, 1))
+    assert direct == [1]
+
+
+def test_a_log_that_goes_round_loses_nothing(store: SqliteStore, path: Path) -> None:
+    """Queue 9 has to wait for its answer while others fill both segments."""
+    per_segment = commitlog.SEGMENT_BYTES // commitlog.BLOCK_BYTES
+    store.commit(accept(9, 1))
+    for row in range(1, 2 * per_segment + 10):
+        store.commit(accept(1, row))
+        store.commit(completed(1, row))
+    assert store.unanswered_items(9) == [item(9, 1)]
+    size = commitlog.BLOCK_BYTES + 2 * commitlog.SEGMENT_BYTES
+    assert log_of(path).stat().st_size == size
+    store.commit(accept(1, 2 * per_segment + 10))
+    with SqliteStore(died(store, path)) as other:
+        assert len(rows(other)) == 2 * per_segment + 10
+        assert other.unanswered_items(1) == [item(1, 2 * per_segment + 10)]
+        assert other.unanswered_items(9) == [item(9, 1)]
+
+
+def test_a_large_change_goes_to_the_database_at_once(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1, request="x" * commitlog.MAX_ENTRY_BYTES))
+    assert in_database(path) == 1
+    lazy.commit(accept(1, 2, request="x" * (commitlog.MAX_ENTRY_BYTES - 1000)))
+    assert in_database(path) == 1
+    lazy.close()
+    assert in_database(path) == 2
+
+
+def test_many_queues_accept_and_answer_beside_each_other(store: SqliteStore, path: Path) -> None:
+    turn = Turn()
+
+    def sell(number: int) -> None:
+        for row in range(1, 41):
+            store.commit(accept(number, row), turn, in_turn=False)
+            if row < 40 or number % 2:
+                store.commit(completed(number, row), turn)
+            turn.leave()
+
+    assert run_threads(sell, 16) == []
+    copy = died(store, path)
+    with SqliteStore(copy) as other:
+        for number in range(16):
+            assert [row.ftQueueRow for row in rows(other, number)] == list(range(1, 41))
+            assert len(other.unanswered_items(number)) == (number % 2 == 0)
+
+
+def test_readers_and_writers_beside_each_other_see_what_was_committed(store: SqliteStore) -> None:
+    def sell(number: int) -> None:
+        for row in range(1, 61):
+            store.commit(accept(number, row))
+            assert store.unanswered_items(number) == [item(number, row)]
+            if row % 7 == 0:  # past the log
+                store.commit(
+                    change(answers=[answer(number, row)], queues=[queue(number, row)], master_data=[])
+                )
+            else:
+                store.commit(completed(number, row))
+            assert [
+                found.item.ftQueueRow for found in store.items_by_reference(number, f"R-Ä{row}", None, 9)
+            ] == [row]
+
+    assert run_threads(sell, 8) == []
+
+
+# ---- what fails -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.EIO, "the disk reported an error"),
+        (errno.ENOSPC, "the disk is full; make room"),
+        (errno.EROFS, "read-only"),
+        (errno.ENODEV, "the system refused"),
+    ],
+)
+def test_a_disk_that_refuses_is_named_and_the_row_is_taken_again(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
+) -> None:
+    def fail(fd: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    store.commit(accept(1, 1))
+    store.commit(completed(1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(commitlog, "_sync", fail)
+        with pytest.raises(StoreError, match=advice):
+            store.commit(accept(1, 2, cbReceiptReference="lost"))
+    # What the disk refused to confirm may be in the log all the same; the next takes its place.
+    store.commit(accept(1, 2, cbReceiptReference="kept"))
+    with SqliteStore(died(store, path)) as other:
+        assert other.unanswered_items(1) == [item(1, 2, cbReceiptReference="kept")]
+    store.commit(completed(1, 2))
+    assert [row.cbReceiptReference for row in rows(store)][1] == "kept"
+
+
+def test_what_was_refused_in_a_new_segment_is_written_over(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that was refused at the start of the other segment must not come back beside a smaller one."""
+    blocks = commitlog.SEGMENT_BYTES // commitlog.BLOCK_BYTES
+    for row in range(1, blocks):
+        lazy.commit(accept(1, row))
+    large = {"request": "x" * 3 * commitlog.BLOCK_BYTES}
+    with monkeypatch.context() as patched:
+        patched.setattr(commitlog, "_sync", _fail)
+        with pytest.raises(StoreError):
+            lazy.commit(accept(1, blocks, cbReceiptReference="lost", **large))
+    lazy.commit(accept(1, blocks, cbReceiptReference="kept"))
+    with SqliteStore(died(lazy, path)) as other:
+        assert [row.cbReceiptReference for row in rows(other)][-1] == "kept"
+        assert len(rows(other)) == blocks
+    lazy.close()
+
+
+def _fail(fd: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_log_that_was_deleted_in_operation_is_made_anew_behind_what_it_held(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy.commit(accept(1, 1))
+    log_of(path).unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(commitlog, "_sync", _fail)
+        with pytest.raises(StoreError):  # it is opened again after this
+            lazy.commit(accept(2, 1))
+    lazy.commit(accept(2, 1))
+    with SqliteStore(died(lazy, path)) as other:
+        assert (rows(other, 1), rows(other, 2)) == ([item(1, 1)], [item(2, 1)])
+    lazy.close()
+
+
+def test_a_database_that_refuses_is_asked_before_the_log_takes_more(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lazy.commit(accept(1, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(applier, "APPLY_CHANGES", 1)
+        patched.setattr(Writer, "write", _refuses(StoreError("could not write: locked")))
+        lazy.commit(completed(1, 1))  # durable in the log; then the database is tried
+        assert "not in the database: could not write: locked" in caplog.text
+        for _ in range(2):
+            with pytest.raises(StoreError, match="locked"):
+                lazy.commit(accept(1, 2))
+        with pytest.raises(StoreError, match="locked"):
+            lazy.item(guid("item", 1, 1))
+    lazy.commit(accept(1, 2))
+    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    lazy.close()
+
+
+def test_a_database_that_will_never_take_it_stops_the_store_and_loses_nothing(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a defect lets into the log: no receipt is taken any more, and what was stays readable."""
+    lazy.commit(accept(1, 1))
+    lazy.commit(accept(2, 1, ftQueueItemId=guid("item", 1, 1)))  # two items with one id
+    for _ in range(2):
+        with pytest.raises(StoreError, match="Nothing is lost: keep the journal and its log"):
+            rows(lazy)
+    lazy._applier._try()
+    with pytest.raises(StoreError, match="report this"):
+        lazy.commit(accept(3, 1))
+    lazy.close()
+    with pytest.raises(StoreError, match=r"UNIQUE constraint failed: ftQueueItem\.ftQueueItemId"):
+        SqliteStore(path)
+
+
+def _refuses(error: Exception) -> Callable[..., None]:
+    def write(*_: object) -> None:
+        raise error
+
+    return write
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_while_the_log_is_stored_stores_it_once(
+    lazy: SqliteStore, path: Path, when: str
+) -> None:
+    lazy.commit(accept(1, 1))
+    lazy.commit(completed(1, 1))
+    writer = lazy._applier._writer
+    assert writer is not None
+    original = writer.connection
+
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            return getattr(original, name)
+
+        def execute(self, sql: str, *values: object) -> object:
+            if sql == "COMMIT" and when == "before":
+                raise KeyboardInterrupt
+            done = original.execute(sql, *values)
+            if sql == "COMMIT":
+                raise KeyboardInterrupt
+            return done
+
+    writer.connection = Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        rows(lazy)
+    writer.connection = original
+    lazy.commit(accept(1, 2))
+    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    assert in_database(path) == 2
+    lazy.close()
+
+
+def test_an_interrupt_after_a_batch_was_published_writes_it_once(
+    lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step between the flush and the note that it happened."""
+    original = applier.Applier.publish
+
+    def publish(self: applier.Applier, sequence: int, entries: object) -> None:
+        original(self, sequence, entries)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lazy._log._open_writer(), "_publish", publish.__get__(lazy._applier))
+        with pytest.raises(KeyboardInterrupt):
+            lazy.commit(accept(1, 1))
+    lazy.commit(completed(1, 1))
+    lazy.commit(accept(1, 2))
+    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    lazy.close()
+
+
+# ---- what stands in the file ---------------------------------------------------------------------------------
+
+
+def batches_in(path: Path, applied: int = 0) -> list[int]:
+    identity = log_of(path).read_bytes()[8:24]
+    return [sequence for sequence, _ in commitlog.read(log_of(path), identity, applied)]
+
+
+def test_a_torn_or_altered_last_batch_is_left_out_whole(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    lazy.commit(accept(2, 1))
+    copy = died(lazy, path)
+    log = log_of(copy)
+    whole = log.read_bytes()
+    second = commitlog.BLOCK_BYTES * 2
+    end = second + len(whole[second:].rstrip(b"\0"))
+    random_ = random.Random(3)
+    assert batches_in(copy) == [1, 2]
+    for _ in range(300):
+        torn = bytearray(whole)
+        at = random_.randrange(second, end)
+        if random_.random() < 0.5:
+            torn[at:] = bytes(len(torn) - at)
+        else:
+            torn[at] ^= 1 << random_.randrange(8)
+        log.write_bytes(torn)
+        assert batches_in(copy) == [1]
+    lazy.close()
+
+
+def test_a_batch_damaged_later_is_missed(lazy: SqliteStore, path: Path) -> None:
+    """Behind a torn batch there is nothing. Behind one that was damaged there is: nobody goes on without it."""
+    for row in range(1, 6):
+        lazy.commit(accept(1, row))
+    copy = died(lazy, path)
+    lazy.close()
+    log = log_of(copy)
+    damaged = bytearray(log.read_bytes())
+    damaged[commitlog.BLOCK_BYTES * 3 + 200] ^= 1
+    log.write_bytes(damaged)
+    with pytest.raises(StoreError, match="continues at commit 4, but the journal beside it ends at commit 2"):
+        SqliteStore(copy)
+    assert log.read_bytes() == bytes(damaged)
+    log.unlink()
+    with SqliteStore(copy) as other:
+        assert rows(other) == []
+
+
+def test_any_bytes_in_place_of_the_log_are_survived(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    copy = died(lazy, path)
+    lazy.close()
+    folder = [(file, file.read_bytes()) for file in copy.parent.iterdir()]
+    log = log_of(copy)
+    whole = log.read_bytes()
+    random_ = random.Random(5)
+    for length in (0, 1, 39, 40, 41, 4095, 4096, 4100, 4130, len(whole)):
+        for file in copy.parent.iterdir():
+            file.unlink()
+        for file, content in folder:
+            file.write_bytes(content)
+        log.write_bytes(
+            random_.randbytes(length) if length < len(whole) else whole[:40] + random_.randbytes(9000)
+        )
+        with SqliteStore(copy) as other:
+            assert rows(other) == []
+            other.commit(accept(1, 1))
+            other.commit(completed(1, 1))
+
+
+def test_a_text_that_looks_like_a_batch_is_none(lazy: SqliteStore, path: Path) -> None:
+    """A POS that knows the format does not know the random bytes of the file."""
+    forged = entry_of(accept(3, 1))
+    assert forged is not None
+    body = encode_entries([forged])
+    frame = commitlog._BATCH.pack(b"FCB1", len(body), commitlog._checksum(0, 2, body), 2) + body
+    lazy.commit(accept(1, 1, request="x" * (commitlog.BLOCK_BYTES - 500)))
+    lazy.commit(accept(1, 2))
+    copy = died(lazy, path)
+    lazy.close()
+    log = log_of(copy)
+    data = bytearray(log.read_bytes())
+    at = commitlog.BLOCK_BYTES * 2
+    data[at : at + len(frame)] = frame
+    log.write_bytes(data)
+    assert batches_in(copy) == [1]
+
+
+def test_the_log_of_another_store_is_not_taken(
+    lazy: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lazy.commit(accept(1, 1))
+    copy = died(lazy, path)
+    lazy.close()
+    copy.unlink()
+    for suffix in ("-wal", "-shm"):
+        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+    with caplog.at_level(logging.WARNING, "fiskal.store"), SqliteStore(copy) as new:
+        assert rows(new) == []
+        new.commit(known())
+        new.commit(accept(1, 1, cbReceiptReference="new"))
+        with SqliteStore(died(new, copy, "again")) as other:
+            assert rows(other) == [item(1, 1, cbReceiptReference="new")]
+    assert "belongs to another store" in caplog.text
+
+
+def test_an_older_copy_of_the_journal_is_refused(store: SqliteStore, path: Path) -> None:
+    """To open it would lose what was answered since, or fork the chain."""
+    store.commit(accept(1, 1))
+    store.commit(completed(1, 1))
+    assert rows(store) == [item(1, 1)]
+    copy = died(store, path)
+    for row in range(2, commitlog.SEGMENT_BYTES // commitlog.BLOCK_BYTES + 5):
+        store.commit(accept(1, row))
+        store.commit(completed(1, row))
+    store.close()
+    shutil.copy(log_of(path), log_of(copy))
+    with pytest.raises(StoreError, match="older copy of the journal"):
+        SqliteStore(copy)
+    log_of(copy).unlink()
+    with SqliteStore(copy) as old:
+        assert rows(old) == [item(1, 1)]
+
+
+def test_an_older_log_changes_nothing(store: SqliteStore, path: Path) -> None:
+    store.commit(accept(1, 1))
+    old = log_of(path).read_bytes()
+    store.commit(completed(1, 1))
+    store.commit(accept(1, 2))
+    store.close()
+    log_of(path).write_bytes(old)
+    with SqliteStore(path) as other:
+        assert rows(other) == [item(1, 1), item(1, 2)]
+        other.commit(completed(1, 2))
+        with SqliteStore(died(other, path)) as again:
+            assert [found.answer for found in again.iter_items(1)] == [answer(1, 1), answer(1, 2)]
+
+
+def test_without_room_for_the_log_nothing_is_accepted(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(commitlog, "_pwrite", lambda fd, data, at: 0)
+        with pytest.raises(StoreError, match="the disk is full"):
+            store.commit(accept(1, 1))
+    store.commit(accept(1, 1))
+    store.commit(completed(1, 1))
+    assert rows(store) == [item(1, 1)]
+
+
+@pytest.mark.parametrize("write", [commitlog._pwrite, commitlog._seek_and_write])
+def test_a_write_in_pieces_is_whole(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[int, bytes, int], int]
+) -> None:
+    monkeypatch.setattr(commitlog, "_pwrite", lambda fd, data, at: write(fd, data[:100], at))
+    store.commit(accept(1, 1))
+    with SqliteStore(died(store, path)) as other:
+        assert rows(other) == [item(1, 1)]
+
+
+def test_a_closed_store_accepts_nothing(path: Path) -> None:
+    store = SqliteStore(path)
+    store.commit(known())
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        store.commit(accept(1, 1))
+    assert threading.active_count() < 50
