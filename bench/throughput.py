@@ -3,14 +3,15 @@
     python -m bench.throughput [--queues 32] [--tses 8] [--threads 32] [--hosts 1] [--seconds 5] [--rounds 5]
 
 Compared with the P-256 signatures per second of one core, measured before each round. With ``--hosts 2`` the
-queues, TSEs and threads are spread over two processes, each with a data directory of its own, as one would run
-a data centre's host per core: Python computes on one core per process.
+queues, TSEs and threads are spread over two processes, each with a data directory of its own, as a data centre
+runs one host per core; with ``--pin`` each keeps to its core, as ``CPUAffinity=`` of systemd or ``taskset`` make it.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import tempfile
 import threading
@@ -32,8 +33,11 @@ class Round(NamedTuple):
     waits: int
 
 
-def serve(pipe: Connection, arguments: argparse.Namespace) -> None:
+def serve(pipe: Connection, number: int, arguments: argparse.Namespace) -> None:
     """One host: says when it is ready, sells until each moment it is told, answers with a :class:`Round`."""
+    if arguments.pin:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
     share = arguments.hosts
     with (
         tempfile.TemporaryDirectory(dir=arguments.folder) as folder,
@@ -89,6 +93,7 @@ def main() -> None:
     parser.add_argument("--tses", type=int, default=8)
     parser.add_argument("--threads", type=int, default=32)
     parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--pin", action="store_true", help="keep each host on one core (Linux)")
     parser.add_argument("--items", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -105,9 +110,9 @@ def main() -> None:
     sign = bare.signer()
     context = multiprocessing.get_context("spawn")
     pipes = []
-    for _ in range(arguments.hosts):
+    for number in range(arguments.hosts):
         ours, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, arguments), daemon=True).start()
+        context.Process(target=serve, args=(theirs, number, arguments), daemon=True).start()
         pipes.append(ours)
     for pipe in pipes:
         pipe.recv()
