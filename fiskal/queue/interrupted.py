@@ -28,8 +28,10 @@ no record
 
 An undecided item is looked at again after the first receipt that reached its TSE: a transaction it left open is
 closed as aborted. Should the POS send the very same request again before or after that, its TSE calls are made
-under the first item's id: what was executed is fetched, not signed a second time. In the same way a POS that
-sends an item again which has been completed, without having asked for the answer, gets that answer, once.
+under the first item's id: what was executed is fetched, not signed a second time. If the transaction of the first
+item was closed as aborted meanwhile, the receipt begins anew under its own id, which is noted before the TSE hears of
+it: from then on that item is the one whose calls are repeated. In the same way a POS that sends an item again which
+has been completed, without having asked for the answer, gets that answer, once.
 
 Everything that was found out is written to the action journal, in the commit of the answer it belongs to. The
 entry carries the list of items that still may be asked for, so the newest entry is the whole memory.

@@ -423,6 +423,7 @@ class Queue:
             lookups,
             self._client,
             persist,
+            self._move_on,
             self._export_now,
         )
 
@@ -717,12 +718,15 @@ class Queue:
         """Called by a receipt kind in its work, which has the turn only beside a TSE in this process."""
         change = Change()
         work.effects.write(self._state.queue_no, change)
+        self._commit_in_work(work, change)
+        work.effects.apply(self._transactions)
+
+    def _commit_in_work(self, work: Work, change: Change) -> None:
         if work.in_turn:
             self._commit(change)
         else:
             with self._own_turn or _NO_TURN:
                 self._commit(change)
-        work.effects.apply(self._transactions)
 
     def _row(self) -> QueueRow:
         row = self._store.queue(self.queue_id)
@@ -854,6 +858,15 @@ class Queue:
         self._keep_left(work, first)
         message = "An interrupted receipt was sent again; the TSE knows it by its first queue item."
         work.actions.append(interrupted.journal(message, list(self._questions.values())))
+
+    def _move_on(self, work: Work) -> None:
+        """The transaction of the first item is closed: what the TSE signs from here on, it signs for this one."""
+        own = Question(work.item_id, work.binding.scu_id, interrupted.Kind.UNDECIDED, work.now)
+        message = "What the first queue item of this receipt had begun was closed as aborted; it begins anew."
+        entry = interrupted.journal(message, [*self._questions.values(), own])
+        change = Change()
+        change.actions += self._action_rows([entry], work.item_id, self._clock())
+        self._commit_in_work(work, change)
 
     def _keep_left(self, work: Work, first: Question) -> None:
         """The TSE was not reached: what the first item may have left open there is still to be closed."""

@@ -22,7 +22,7 @@ from fiskal.scu.contract import (
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.errors import ClientError, NotSupported, OutcomeUnknown, ScuError
+from fiskal.scu.errors import ClientError, NotSupported, OutcomeUnknown, ScuError, TseRejected
 from fiskal.store.interface import (
     ActionRow,
     Change,
@@ -206,6 +206,7 @@ class Work:
         "_calls",
         "_client",
         "_export",
+        "_move_on",
         "_persist",
         "actions",
         "binding",
@@ -248,6 +249,7 @@ class Work:
         lookups: Lookups,
         client: Callable[[ScuBinding, QueueSettings], ScuClient],
         persist: Callable[[Work], None],
+        move_on: Callable[[Work], None],
         export: Callable[[Work], None],
     ) -> None:
         receipt_case = request.receipt_case
@@ -278,6 +280,7 @@ class Work:
         self.actions: list[Action] = []
         self._calls: list[str] = []
         self._persist = persist
+        self._move_on = move_on
         self._export = export
         self.export_due = False
         """A TAR export follows the answer, whatever it is: its row is stored together with it."""
@@ -362,13 +365,17 @@ class Work:
         try:
             started = self.start_for(item_id, client_id, is_retry=self.repeats)
         except OutcomeUnknown:
-            self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
-                self.state.queue_no, item_id, self.reference, self.clock(), client_id, self.binding.scu_id
-            )
+            self.note_doubt(self.reference, item_id, client_id)
             raise
         if item_id in self.transactions.doubtful_starts:
             self.effects.doubtful_starts[item_id] = None
         return started
+
+    def note_doubt(self, reference: str, item_id: str, client_id: str) -> None:
+        """Note that a start may have been executed without anybody knowing."""
+        self.effects.doubtful_starts[item_id] = DoubtfulStartRow(
+            self.state.queue_no, item_id, reference, self.clock(), client_id, self.binding.scu_id
+        )
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
@@ -452,22 +459,43 @@ class Work:
         self, reference: str, process_type: str, process_data_base64: str
     ) -> tuple[StartTransactionResponse, FinishTransactionResponse]:
         start = self._begin()
+        number = start.transaction_number
+        finish = None
         try:
-            finish = self.finish(start.transaction_number, process_type, process_data_base64)
+            try:
+                finish = self.finish(number, process_type, process_data_base64)
+            except ScuError as error:
+                if not self.repeats or error.code not in _CLOSED_MEANWHILE:
+                    raise
+                self._give_up_first(number)
         except BaseException as error:
-            if self.repeats and isinstance(error, ScuError) and error.code in _CLOSED_MEANWHILE:
-                # What the first item had begun was closed as aborted: nothing of it can be fetched.
-                self.repeats, self.tse_item_id = False, self.item_id
-                return self.implicit_transaction(reference, process_type, process_data_base64)
             if self.open_transaction(reference) is not None:
                 # a zero receipt or closing must not displace what the POS has open under its reference
-                reference = f"{reference}#{start.transaction_number}"
+                reference = f"{reference}#{number}"
             self.note_open(reference, start, implicit=True)
             if isinstance(error, ClientError | NotSupported):
-                self.abort(start.transaction_number)
+                self.abort(number)
                 self.effects.open[reference] = None
             raise
+        if finish is None:
+            return self.implicit_transaction(reference, process_type, process_data_base64)
         return start, finish
+
+    def _give_up_first(self, number: int) -> None:
+        """Go on under the item of this receipt: nothing can be fetched of what the first one had begun.
+
+        Its transaction was closed as aborted, or is now, if a pass over interrupted receipts died over that. The
+        new beginning is durable before the TSE hears of it. Otherwise the next repetition, should this receipt be
+        interrupted as well, would begin once more.
+        """
+        if not any(call.startswith(f"F{number}:") for call in self._calls):
+            try:
+                self.abort(number, is_retry=True)
+            except (TseRejected, ClientError) as error:
+                if error.code not in _CLOSED_MEANWHILE:
+                    raise
+        self._move_on(self)
+        self.repeats, self.tse_item_id = False, self.item_id
 
     def abort(self, number: int, *, is_retry: bool = False) -> FinishTransactionResponse:
         """Finish a transaction that will have no receipt, as AVBelegabbruch with zeros."""

@@ -19,7 +19,7 @@ from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.queue.receipts.lifecycle import NotInitialized
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
-from fiskal.scu.errors import TseRejected, Unreachable
+from fiskal.scu.errors import OutcomeUnknown, TseRejected, Unreachable
 from fiskal.store import Change, FailedTransactionRow, OpenTransactionRow
 from tests.queue.test_healthy import SIG_TX, shape
 from tests.support.shop import DE, DyingStore, FaultyScu, Shop, captions, data_of
@@ -553,6 +553,22 @@ def test_rows_of_a_lost_source_are_dropped_at_the_finish_with_a_journal_entry_ea
     zero = shop.send(0x02, "Z")
     assert len(zero["ftSignatures"]) == 16
     assert shop.target.calls.count("start_transaction") == starts + 1
+
+
+def test_starts_in_doubt_at_a_lost_source_are_dropped_at_the_finish(shop: SwitchShop) -> None:
+    """The target has never heard of them, and must not be asked."""
+    shop.tse.fail_after("start_transaction", OutcomeUnknown("NO_RESPONSE", "no answer came"))
+    shop.sale("S-1")
+    (doubt,) = shop.middleware.store.doubtful_starts(shop.row.queue_no)
+    shop.tse.down = DOWN
+    shop.initiate()
+    shop.finish()
+    (entry,) = shop.actions_of(DROPPED)
+    assert entry.Message.startswith(
+        f"Removed start for queue item {doubt.ftQueueItemId}, which had no answer, "
+    )
+    assert json.loads(entry.DataJson)["cbReceiptReference"] == "S-1"
+    assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
 
 
 @pytest.mark.parametrize("force", [0, FORCE])

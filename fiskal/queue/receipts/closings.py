@@ -10,7 +10,7 @@ from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
 from fiskal.queue.receipts import reconcile, transactions
 from fiskal.queue.work import Action, Outcome, Work
-from fiskal.scu.errors import TseRejected
+from fiskal.scu.errors import ClientError, TseRejected
 
 _NAMES = {
     ReceiptCase.MONTHLY_CLOSING: "Monthly-closing",
@@ -163,6 +163,10 @@ def _close_all_on_tse(work: Work) -> list[SignaturItem]:
             numbers.append(number)
         except TseRejected as error:
             work.actions.append(Action(None, f"Transaction {number} was not closed by the TSE: {error}"))
+        except ClientError as error:
+            # This closing was interrupted while it finished its own transaction, and does so again below.
+            if not work.repeats or error.code != "IDEMPOTENCY_MISMATCH":
+                raise
     work.actions.append(
         Action(
             "4445000020000000-CurrentStartedTransactionNumbers",

@@ -13,6 +13,7 @@ from fiskal.germany import notifications, signatures, texts
 from fiskal.germany.codes import ReceiptFlag, SignatureType
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
+from fiskal.queue.receipts import reconcile
 from fiskal.queue.receipts.transactions import close_open
 from fiskal.queue.work import Action, Outcome, Work
 from fiskal.scu.contract import (
@@ -159,6 +160,7 @@ def _export_last(work: Work) -> None:
 
 
 def _sign_last(work: Work) -> Outcome:
+    reconcile.if_needed(work)  # what a lost start left open would keep the client registered
     close_open(work)
     start_response, finish, text = work.special_transaction()
     return Outcome(

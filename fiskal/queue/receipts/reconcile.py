@@ -47,7 +47,8 @@ def if_needed(work: Work) -> None:
 
 
 def _settle(work: Work, on_tse: Collection[int]) -> None:
-    """Find out about starts that nobody will finish; those a zero receipt makes good are good by now.
+    """Find out about starts that nobody will finish; those a zero receipt makes good are good by now, or the queue
+    leaves its TSE.
 
     What is open on the TSE and known to no queue may be theirs.
     """
@@ -93,6 +94,9 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
             work.effects.open[key] = None  # somebody else did it
         return True  # no doubt is left: it stands as an orphan, which a daily closing ends
     work.effects.open[key] = None
+    failed = work.transactions.failed_starts.get(row.cbReceiptReference)
+    if failed is not None and failed.ftQueueItemId == row.ftQueueItemId:
+        work.effects.failed_starts[row.cbReceiptReference] = None
     _journal(
         work,
         f"Transaction {number}, whose start for queue item {row.ftQueueItemId} had no answer, was closed as "

@@ -18,7 +18,7 @@ from fiskal.pos import SignaturItem
 from fiskal.queue.receipts import reconcile, transactions
 from fiskal.queue.work import Action, Work, start_time
 from fiskal.scu.contract import Deadline, TseInfo
-from fiskal.scu.errors import ClientError, TseRejected
+from fiskal.scu.errors import ClientError, OutcomeUnknown, ScuError, TseRejected
 from fiskal.store.interface import FailedTransactionRow, RecoveredRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -122,12 +122,23 @@ def _finish(work: Work, row: FailedTransactionRow) -> None:
 
 
 def _start(work: Work, row: FailedTransactionRow) -> None:
+    item_id = row.ftQueueItemId
     before = work.calls
-    started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
+    in_doubt = item_id in work.transactions.doubtful_starts
+    if not in_doubt:
+        # On the disk before the TSE is asked: a receipt that ends this transaction in failed mode takes the row of
+        # the failed start away, and the transaction may be open all the same if this zero receipt is interrupted.
+        work.note_doubt(row.cbReceiptReference, item_id, row.CashBoxIdentification)
+        work.persist()
+    try:
+        started = work.start_for(item_id, row.CashBoxIdentification, is_retry=True)
+    except ScuError as error:
+        if not in_doubt and not isinstance(error, OutcomeUnknown):
+            work.effects.doubtful_starts[item_id] = None
+        raise
     work.note_open(row.cbReceiptReference, started)
     work.effects.failed_starts[row.cbReceiptReference] = None
-    if row.ftQueueItemId in work.transactions.doubtful_starts:
-        work.effects.doubtful_starts[row.ftQueueItemId] = None
+    work.effects.doubtful_starts[item_id] = None
     _keep(work, row, work.signatures.start(started.signature_data), before)
     work.persist()
 

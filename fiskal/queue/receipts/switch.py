@@ -20,7 +20,7 @@ from fiskal.queue.receipts import closings, lifecycle, transactions
 from fiskal.queue.work import Action, Outcome, Switch, Work
 from fiskal.scu.contract import TseInfo
 from fiskal.scu.errors import ScuError
-from fiskal.store.interface import FailedTransactionRow
+from fiskal.store.interface import DoubtfulStartRow, FailedTransactionRow
 
 _log = logging.getLogger("fiskal.queue")
 
@@ -257,6 +257,11 @@ def _drop_foreign(work: Work) -> None:
             effects.failed_starts[failed.cbReceiptReference] = None
             what = f"failed start-transaction '{failed.cbReceiptReference}'"
             _journal_dropped(work, what, failed.scu_id, _failed_json(failed, "StartMoment"))
+    for doubt in list(table.doubtful_starts.values()):
+        if doubt.scu_id != scu_id:
+            effects.doubtful_starts[doubt.ftQueueItemId] = None
+            what = f"start for queue item {doubt.ftQueueItemId}, which had no answer,"
+            _journal_dropped(work, what, doubt.scu_id, _doubtful_json(doubt))
 
 
 def _journal_dropped(work: Work, what: str, scu_id: str, row: str) -> None:
@@ -273,6 +278,17 @@ def _failed_json(row: FailedTransactionRow, moment: str) -> str:
             "ftQueueItemId": row.ftQueueItemId,
             "CashBoxIdentification": row.CashBoxIdentification,
             "Request": row.Request,
+            "cbReceiptReference": row.cbReceiptReference,
+        }
+    )
+
+
+def _doubtful_json(row: DoubtfulStartRow) -> str:
+    return notifications.to_json(
+        {
+            "StartMoment": format_ticks(row.Moment),
+            "ftQueueItemId": row.ftQueueItemId,
+            "CashBoxIdentification": row.CashBoxIdentification,
             "cbReceiptReference": row.cbReceiptReference,
         }
     )

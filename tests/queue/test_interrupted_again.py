@@ -1,0 +1,296 @@
+"""Receipts that are interrupted more than once, at SCUs that remember little: signed once, and nothing forgotten."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fiskal.export.verify import verify_journal
+from fiskal.queue.receipts.reconcile import DOUBTFUL
+from fiskal.queue.work import ABORTED_BASE64
+from fiskal.scu.callstore import SqliteCallStore
+from fiskal.scu.contract import EMPTY_GUID, Deadline, FinishTransactionRequest
+from fiskal.scu.core import ScuCore
+from fiskal.scu.driver import Call, Remembered, Signed, Verdict
+from fiskal.scu.errors import OutcomeUnknown, Unreachable
+from fiskal.scu.software import SoftwareTse
+from tests.support.shop import DE, DyingStore, FaultyScu, Shop
+
+CLOSE_ALL = 0x2_0000_0000
+BYPASS_TAR_EXPORT = 0x0400_0000
+DOWN = Unreachable("CONNECT_FAILED", "The TSE is not available.")
+LOST = OutcomeUnknown("NO_RESPONSE", "no answer came")
+
+
+class Death(BaseException):
+    """The process dies here."""
+
+
+class ForgetfulTse(SoftwareTse):
+    """A TSE without a record of its calls: the SCU notes in a store of its own what it sends."""
+
+    remembers_calls = False
+    needs_open_numbers = True
+    dies_over: str | None = None
+    """The call that the process dies over, when it was noted and has not reached the TSE."""
+
+    def start(self, call: Call, deadline: Deadline | None) -> Signed:
+        self._die(call)
+        return super().start(call, deadline)
+
+    def finish(self, call: Call, deadline: Deadline | None) -> Signed:
+        self._die(call)
+        return super().finish(call, deadline)
+
+    def _die(self, call: Call) -> None:
+        if ForgetfulTse.dies_over == call.op:
+            ForgetfulTse.dies_over = None
+            raise Death
+
+    def recall(self, call: Call) -> Remembered | None:
+        raise AssertionError("a driver without memory is not asked")
+
+    def reconcile(
+        self, call: Call, open_before: frozenset[int] | None, deadline: Deadline | None
+    ) -> Signed | Verdict:
+        remembered = SoftwareTse.recall(self, call)
+        return Verdict.NOT_EXECUTED if remembered is None else remembered.signed
+
+
+@pytest.fixture
+def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    """A shop on such a TSE."""
+
+    def open_tse(folder: Path, *, clock: Any) -> ScuCore:
+        tse = ForgetfulTse(folder, clock=clock)
+        return ScuCore(tse, calls=SqliteCallStore(folder / "calls.sqlite"), clock=clock)
+
+    monkeypatch.setattr("tests.support.shop.open_software_tse", open_tse)
+    made = Shop(tmp_path)
+    yield made
+    made.close()
+
+
+def zero(shop: Shop) -> Any:
+    return shop.send(0x02, "Z")
+
+
+def daily(shop: Shop) -> Any:
+    return shop.send(0x07 | CLOSE_ALL | BYPASS_TAR_EXPORT, "D")
+
+
+def signatures(shop: Shop) -> int:
+    return int(shop.tse.scu.get_tse_info().current_number_of_signatures)
+
+
+def check(shop: Shop, errors: int) -> None:
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report.problems
+    assert report.counts["errors"] == errors
+
+
+def unplug(tse: FaultyScu) -> None:
+    tse.down = DOWN
+
+
+def undecided(shop: Shop, send: Callable[[Shop], Any]) -> None:
+    """The process dies over a receipt, and starts again without its TSE; then the TSE is back."""
+    with pytest.raises(Death):
+        send(shop)
+    shop.close()
+    shop.open(unplug)
+    shop.tse.calm()
+
+
+def close_elsewhere(shop: Shop) -> None:
+    (number,) = shop.open_on_tse()
+    shop.tse.scu.finish_transaction(
+        FinishTransactionRequest(
+            client_id="POS-1",
+            transaction_number=number,
+            process_type="Kassenbeleg-V1",
+            process_data_base64=ABORTED_BASE64,
+            queue_item_id=EMPTY_GUID,
+        )
+    )
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["its finish was sent", "its finish was not sent"])
+def test_a_closing_of_everything_that_is_sent_again_is_signed(forgetful: Shop, noted: bool) -> None:
+    """What it closes besides is its own transaction, for which the SCU may have another finish noted."""
+    forgetful.send(0x08, "A")
+    if noted:
+        forgetful.tse.ignore("finish_transaction", 1)
+        _die_in_second_finish(forgetful)
+    else:
+        forgetful.tse.ignore("finish_transaction", 1)
+        forgetful.tse.fail_before("finish_transaction", Death())
+    undecided(forgetful, daily)
+    assert daily(forgetful)["ftState"] == DE
+    assert forgetful.row.DailyClosingNumber == 1
+    assert forgetful.row.SSCDFailCount == 0
+    assert forgetful.open_on_tse() == forgetful.open_references() == []
+    check(forgetful, 1)
+
+
+def _die_in_second_finish(shop: Shop) -> None:
+    finish = shop.tse.scu.finish_transaction
+
+    def first(*args: Any) -> Any:
+        answer = finish(*args)
+        ForgetfulTse.dies_over = "finish"
+        shop.tse.scu.finish_transaction = finish  # type: ignore[method-assign]
+        return answer
+
+    shop.tse.scu.finish_transaction = first  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kind", [zero, lambda shop: shop.sale("S")], ids=["zero", "sale"])
+def test_an_end_that_the_process_died_over_is_made_up_for(
+    forgetful: Shop, kind: Callable[[Shop], Any]
+) -> None:
+    """The start-up pass died while it closed the transaction as aborted. It is open, though the SCU has a finish of
+    it noted, and the receipt that comes again must not leave it so."""
+    forgetful.tse.fail_after("start_transaction", Death())
+    with pytest.raises(Death):
+        kind(forgetful)
+    forgetful.close()
+    ForgetfulTse.dies_over = "finish"
+    with pytest.raises(Death):
+        forgetful.open()
+    forgetful.open(unplug)
+    forgetful.tse.calm()
+    (number,) = forgetful.open_on_tse()
+    before = signatures(forgetful)
+    answer = kind(forgetful)
+    assert answer["ftState"] == DE
+    assert answer["ftReceiptIdentification"] == f"ft1#IT{number + 1}"
+    assert signatures(forgetful) == before + 3
+    assert forgetful.open_on_tse() == forgetful.open_references() == []
+    check(forgetful, 1)
+
+
+def test_an_end_that_cannot_be_made_up_for_leaves_an_orphan_that_is_known(forgetful: Shop) -> None:
+    forgetful.tse.fail_after("start_transaction", Death())
+    with pytest.raises(Death):
+        forgetful.sale("S")
+    forgetful.close()
+    ForgetfulTse.dies_over = "finish"
+    with pytest.raises(Death):
+        forgetful.open()
+    forgetful.open(unplug)
+    forgetful.tse.calm()
+    forgetful.tse.ignore("finish_transaction", 1)
+    forgetful.tse.fail_before("finish_transaction", DOWN)
+    assert forgetful.sale("S")["ftState"] == DE + 2
+    assert len(forgetful.open_on_tse()) == len(forgetful.open_references()) == 1
+    assert zero(forgetful)["ftState"] == DE
+    assert forgetful.send(0x07, "D")["ftState"] == DE
+    assert forgetful.open_on_tse() == forgetful.open_references() == []
+    check(forgetful, 1)
+
+
+@pytest.mark.parametrize("kind", [zero, lambda shop: shop.sale("S")], ids=["zero", "sale"])
+@pytest.mark.parametrize("deaths", [1, 2, 3])
+def test_what_begins_anew_is_signed_once_however_often_it_is_interrupted(
+    shop: Shop, kind: Callable[[Shop], Any], deaths: int
+) -> None:
+    """The transaction of the first item is closed by somebody else. The second item is signed, and its answer lost:
+    the third one gets what the second one signed."""
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, kind)
+    close_elsewhere(shop)
+    before = signatures(shop)
+    for _ in range(deaths):
+        shop.tse.ignore("finish_transaction", 1)
+        shop.tse.fail_after("finish_transaction", Death())
+        if signatures(shop) > before:
+            shop.tse.calm()
+            queue = shop.middleware.queue(shop.queue_id)
+            queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+        undecided(shop, kind)
+    answer = kind(shop)
+    assert answer["ftState"] == DE
+    assert answer["ftQueueRow"] == 3 + deaths
+    assert signatures(shop) == before + 2
+    assert shop.open_on_tse() == shop.open_references() == []
+    assert any("begins anew" in message for message in shop.actions())
+    check(shop, 1 + deaths)
+
+
+def test_a_new_beginning_the_disk_does_not_take_is_none(shop: Shop) -> None:
+    """The TSE must not hear of it before the disk did."""
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, zero)
+    close_elsewhere(shop)
+    before = signatures(shop)
+    queue = shop.middleware.queue(shop.queue_id)
+    queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+    undecided(shop, zero)
+    assert signatures(shop) == before
+    assert zero(shop)["ftState"] == DE
+    assert signatures(shop) == before + 2
+    check(shop, 2)
+
+
+# ---- failed starts that a zero receipt may have begun ------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [0x01, 0x0B], ids=["finish", "fail"])
+@pytest.mark.parametrize("fault", [Death(), LOST], ids=["dies", "answer lost"])
+def test_a_recovered_start_without_an_answer_that_is_ended_in_failed_mode_is_settled(
+    shop: Shop, fault: BaseException, end: int
+) -> None:
+    """The receipt that ends it takes the failed start away; its transaction is open on the TSE all the same."""
+    shop.tse.down = DOWN
+    shop.send(0x08, "E")
+    shop.tse.calm()
+    shop.tse.ignore("start_transaction", 1)
+    shop.tse.fail_after("start_transaction", fault)
+    if fault is LOST:
+        assert zero(shop)["ftState"] == DE + 2
+        errors = 0
+    else:
+        undecided(shop, zero)
+        errors = 1
+    assert len(shop.open_on_tse()) == 1
+    shop.send(end, "E", flow="explicit")
+    assert shop.middleware.store.failed_starts(shop.row.queue_no) == []
+    assert shop.send(0x02, "another")["ftState"] == DE
+    assert shop.open_on_tse() == shop.open_references() == []
+    assert len(shop.actions_of(DOUBTFUL)) == 1
+    assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
+    check(shop, errors)
+
+
+def test_a_recovered_start_that_was_not_executed_is_not_in_doubt(shop: Shop) -> None:
+    shop.tse.down = DOWN
+    shop.send(0x08, "E")
+    shop.tse.calm()
+    shop.tse.ignore("start_transaction", 1)
+    shop.tse.fail_before("start_transaction", DOWN)
+    assert zero(shop)["ftState"] == DE + 2
+    assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
+    assert zero(shop)["ftState"] == DE
+    assert shop.open_references() == ["E"]
+    check(shop, 0)
+
+
+# ---- lost starts of a queue that leaves its TSE --------------------------------------------------------
+
+
+@pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "implicit"])
+def test_a_stop_ends_what_a_lost_start_left_open(shop: Shop, explicit: bool) -> None:
+    """A TSE deregisters no client that has a transaction open."""
+    shop.tse.fail_after("start_transaction", LOST)
+    (shop.send(0x08, "E") if explicit else shop.sale("S"))
+    assert len(shop.open_on_tse()) == 1
+    assert shop.send(0x04 | BYPASS_TAR_EXPORT, "STOP")["ftState"] == DE
+    assert shop.open_on_tse() == []
+    assert "POS-1" not in json.dumps(shop.tse.scu.get_tse_info().current_client_ids)
+    assert shop.middleware.store.failed_starts(shop.row.queue_no) == []
+    check(shop, 0)
