@@ -21,9 +21,11 @@ from fiskal.fairlock import Turn
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host import doctor
+from fiskal.host import timings as host_timings
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.events import Event, EventKind, Listener, TseReport
 from fiskal.host.monitor import Monitor
+from fiskal.host.timings import TseTimings
 from fiskal.host.transactions import (
     TransactionEntry,
     TseTransactions,
@@ -394,7 +396,15 @@ class Middleware:
         by :meth:`probe`. Raises StoreError."""
         reports = {report.scu_id: report for report in self.probe()} if probe else {}
         drivers = {scu.id: scu.driver for scu in self.config.scus}
-        return doctor.diagnosis([], doctor.examine(self.store, self._clock(), reports, drivers))
+        return doctor.diagnosis(
+            host_timings.findings(self.timings()), doctor.examine(self.store, self._clock(), reports, drivers)
+        )
+
+    def timings(self) -> list[TseTimings]:
+        """How busy each TSE is and how long calls wait for it, since the host was opened. From memory."""
+        return [
+            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self._bindings.items()
+        ]
 
     def transactions(self) -> list[TseTransactions]:
         """What the queues and their TSEs have open, side by side, for every SCU in use.

@@ -13,6 +13,7 @@ import msgspec
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import Deadline, Scu, TseInfo
 from fiskal.scu.errors import Misconfigured, ScuError, Unreachable
+from fiskal.scu.scheduler import Scheduler
 from fiskal.store import ScuRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -59,6 +60,12 @@ class ScuBinding:
     def scu(self) -> Scu:
         """The SCU. Raises Unreachable while it cannot be opened."""
         return self._scu if self._scu is not None else self._connect()
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """The line in front of the TSE; None while the SCU is not open, or if it is served elsewhere."""
+        found = getattr(self._scu, "scheduler", None)
+        return found if isinstance(found, Scheduler) else None
 
     def back_to_back(self, client_id: str, timeout_s: float) -> AbstractContextManager[None]:
         """Within the block this thread's calls follow each other at the TSE, if the SCU is open and can see to that.
