@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -60,6 +61,15 @@ class ScuBinding:
     def scu(self) -> Scu:
         """The SCU. Raises Unreachable while it cannot be opened."""
         return self._scu if self._scu is not None else self._connect()
+
+    @property
+    def opened(self) -> Scu | None:
+        """The SCU if it is open."""
+        return self._scu
+
+    def idle_s(self) -> float:
+        """Seconds since the TSE signed; endless if it has not yet, or has failed since."""
+        return math.inf if self.signed_at is None else time.monotonic() - self.signed_at
 
     @property
     def scheduler(self) -> Scheduler | None:
