@@ -48,8 +48,8 @@ class Histogram:
         self.count += 1
 
     def merge(self, other: Histogram) -> None:
-        """Add everything that ``other`` has counted."""
-        for slot, count in other._counts.items():
+        """Add everything that ``other`` has counted. Another thread may go on recording there."""
+        for slot, count in list(other._counts.items()):
             self._counts[slot] = self._counts.get(slot, 0) + count
         self._sum_us += other._sum_us
         self.count += other.count

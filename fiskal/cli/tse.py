@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
+import msgspec
 
-from fiskal.cli import common
+from fiskal.cli import common, remote
 from fiskal.cli.journal import first_moment, last_moment
 from fiskal.cli.tse_rehearse import rehearse
 from fiskal.clock import now
 from fiskal.host import config as configs
 from fiskal.host.config import ScuConfig
 from fiskal.host.middleware import open_scu, scu_folder
+from fiskal.host.timings import TseTimings
 from fiskal.scu.contract import (
     RegisterClientIdRequest,
     Scu,
@@ -55,7 +57,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def command() -> None:
     """Look at the TSE of a host, initialise it, export it, rehearse its failures.
 
-    Only one process can use a TSE: stop a running 'fiskal serve' before, but for 'rehearse'.
+    Only one process can use a TSE: stop a running 'fiskal serve' before, but for 'rehearse' and 'timings'.
 
     \b
     Examples:
@@ -248,6 +250,61 @@ def self_test(data: Path, scu_id: str | None, as_json: bool) -> None:
         common.print_json({"ok": True})
     else:
         click.echo("The self test passed.")
+
+
+# ---- timings ------------------------------------------------------------------------------------
+
+
+@command.command("timings")
+@common.data_option()
+@common.url_option()
+@common.json_option()
+def timings(data: Path, url: str | None, as_json: bool) -> None:
+    """Show how busy the TSEs of a running 'fiskal serve' are, and how long calls wait for them.
+
+    Measured since the server was started; it is asked at --url, or at its default address.
+
+    \b
+    Example:
+      fiskal tse timings --data shop
+      fiskal tse timings --data shop --url http://127.0.0.1:1200 --json
+    """
+    config = configs.load(data)
+    host = remote.find(config) if url is None else remote.Remote(url, config)
+    if host is None:
+        raise common.CommandError(
+            "HOST_UNREACHABLE",
+            "no running 'fiskal serve' of this folder was found, and only that has measured anything",
+            hint="Give its address with --url. 'fiskal bench tse' measures a TSE without a host.",
+        )
+    try:
+        found = msgspec.json.decode(host.get("/timings"), type=list[TseTimings])
+    except msgspec.DecodeError as error:
+        raise common.CommandError(
+            "HOST_UNKNOWN", "the server does not answer as 'fiskal serve' of this version would"
+        ) from error
+    if as_json:
+        common.print_json(found)
+        return
+    for tse in found:
+        click.echo(
+            f"SCU {tse.scu_id}: in use {tse.utilisation:.1%} of {tse.seconds:.0f} s, "
+            f"{tse.busiest_quarter:.1%} in the busiest quarter of an hour; {tse.waiting} waiting"
+        )
+        for line in _timing_lines(tse):
+            click.echo(line)
+
+
+def _timing_lines(tse: TseTimings) -> Iterator[str]:
+    if not tse.operations:
+        return
+    yield f"  {'ms':<10}{'calls':>9}  {'wait p50':>9}{'p95':>9}{'p99':>9}{'max':>9}  {'TSE p50':>9}{'p95':>9}{'p99':>9}"
+    for each in tse.operations:
+        wait, service = each.wait, each.service
+        waits = (wait.p50_ms, wait.p95_ms, wait.p99_ms, wait.max_ms)
+        left = "".join(f"{value:9.1f}" if wait.count else f"{'–':>9}" for value in waits)
+        right = "".join(f"{value:9.1f}" for value in (service.p50_ms, service.p95_ms, service.p99_ms))
+        yield f"  {each.operation:<10}{service.count:9}  {left}  {right}"
 
 
 # ---- pin ----------------------------------------------------------------------------------------

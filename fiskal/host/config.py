@@ -16,6 +16,7 @@ import msgspec
 from fiskal.errors import ConfigurationError
 from fiskal.germany.masterdata import MasterData
 from fiskal.host import keys
+from fiskal.host.upkeep import SLOT_MINUTES, Window
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.settings import QueueSettings
 
@@ -25,6 +26,7 @@ STORE_NAME = "journal.sqlite"
 CLIENT_ID_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 '()+-,.=")
 MAX_CLIENT_ID = 64
 MAX_PROBE_INTERVAL_S = 86_400
+MAX_SELF_TEST_INTERVAL_H = 168
 
 
 class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -72,6 +74,10 @@ class HostConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     master_data: MasterData | None = None
     probe_interval_s: float = 30
     """How often the TSE of a queue in failed mode is asked whether it is there again; 0 is never."""
+    upkeep_window: str = ""
+    """When exports of closings and self tests may begin, as ``22:00-05:00`` in German time; empty is always."""
+    self_test_interval_h: float = 0
+    """How often each TSE is to test itself at least; 0 is never."""
 
 
 def new_config(
@@ -152,6 +158,7 @@ def _check(path: Path, config: HostConfig) -> None:
         raise ConfigurationError(
             f"{path}: probe_interval_s must be from 0 (never) to {MAX_PROBE_INTERVAL_S} (a day)"
         )
+    _check_upkeep(path, config)
     for ids, what in ((scu_ids, "scus"), ([queue.id for queue in config.queues], "queues")):
         if len(set(ids)) != len(ids):
             raise ConfigurationError(f"{path}: two entries of '{what}' have the same id")
@@ -161,6 +168,24 @@ def _check(path: Path, config: HostConfig) -> None:
         check_client_id(queue.client_id)
         if queue.scu_id not in scu_ids:
             raise ConfigurationError(f"{path}: queue {queue.id} names the unknown SCU {queue.scu_id}")
+
+
+def _check_upkeep(path: Path, config: HostConfig) -> None:
+    hours = config.self_test_interval_h
+    if not (hours == 0 or 1 <= hours <= MAX_SELF_TEST_INTERVAL_H):
+        raise ConfigurationError(
+            f"{path}: self_test_interval_h must be 0 (never) or from 1 to {MAX_SELF_TEST_INTERVAL_H} (a week)"
+        )
+    try:
+        window = Window.parse(config.upkeep_window)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    least = SLOT_MINUTES * len(config.scus)
+    if hours and window is not None and window.minutes < least:
+        raise ConfigurationError(
+            f"{path}: upkeep_window {config.upkeep_window!r} is too short: {least} minutes are the least for the self "
+            f"tests of {len(config.scus)} TSEs, one after the other"
+        )
 
 
 def save(folder: Path, config: HostConfig) -> Path:

@@ -298,6 +298,11 @@ def create_app(
         admit(request)
         return _json(await reading.run(_as_json, middleware.diagnose))
 
+    @get("/timings")
+    async def timings(request: _Request) -> ASGIResponse:
+        admit(request)
+        return _json(_as_json(middleware.timings))
+
     @get("/transactions")
     async def transactions(request: _Request) -> ASGIResponse:
         admit(request)
@@ -326,7 +331,7 @@ def create_app(
         openapi.document({name: paths(name) for name in OPERATIONS}, Problem, require_token=require_token)
     )
     app = Application(
-        [echo, sign, journal, diagnose, transactions, health, schema],
+        [echo, sign, journal, diagnose, timings, transactions, health, schema],
         request_max_body_size=max_body,
         exception_handlers={Exception: _answer},
         lifespan=[lifespan],
@@ -409,7 +414,7 @@ _FRAMEWORK = {
     405: (
         "METHOD_NOT_ALLOWED",
         "this path does not know this method",
-        "Echo, Sign and Journal are POST; /health, /doctor, /transactions and /openapi.json are GET.",
+        "Echo, Sign and Journal are POST; /health, /doctor, /timings, /transactions and /openapi.json are GET.",
     ),
     413: (
         "PAYLOAD_TOO_LARGE",

@@ -21,9 +21,11 @@ from fiskal.fairlock import Turn
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host import doctor
+from fiskal.host import timings as host_timings
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.events import Event, EventKind, Listener, TseReport
 from fiskal.host.monitor import Monitor
+from fiskal.host.timings import TseTimings
 from fiskal.host.transactions import (
     TransactionEntry,
     TseTransactions,
@@ -31,6 +33,7 @@ from fiskal.host.transactions import (
     choose,
     entries_of,
 )
+from fiskal.host.upkeep import Upkeep, Window
 from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
@@ -88,7 +91,7 @@ class Middleware:
 
     Made by :func:`fiskal.open`. ``store`` and ``scus`` (by SCU id) may be given instead of what the
     configuration names, for tests and for a host that brings its own. With ``background_exports`` a closing is
-    answered before its TAR export is made.
+    answered before its TAR export is made, which waits for ``upkeep_window``, and TSEs are tested when it is time.
     """
 
     def __init__(
@@ -110,12 +113,24 @@ class Middleware:
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
         self._turn = Turn()
-        self._export_runner = ExportRunner(background=background_exports)
         self._clock = clock
+        window = Window.parse(config.upkeep_window)
+        self._export_runner = ExportRunner(
+            background=background_exports,
+            hold_s=lambda: 0.0 if window is None else window.wait_s(clock()),
+        )
         self._listeners: list[Listener] = []
         self._reports: dict[str, TseReport] = {}
         self._attempts: dict[str, _Attempts] = {}
         self._monitor = Monitor(self.look_after, self._is_failed, config.probe_interval_s, self._listeners)
+        self.upkeep = Upkeep(
+            self._bindings.values(),
+            self._has_failed,
+            config.self_test_interval_h * 3600,
+            window,
+            clock,
+        )
+        """Self tests when nobody is in their way; :meth:`fiskal.host.upkeep.Upkeep.look` is one round of it."""
         try:
             self._check_drivers(scus or {})
             self._bind(self._merge(clock()), scus or {}, clock)
@@ -124,6 +139,8 @@ class Middleware:
             self.close()
             raise
         self._monitor.wake()
+        if background_exports:
+            self.upkeep.start()
 
     def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
@@ -394,7 +411,15 @@ class Middleware:
         by :meth:`probe`. Raises StoreError."""
         reports = {report.scu_id: report for report in self.probe()} if probe else {}
         drivers = {scu.id: scu.driver for scu in self.config.scus}
-        return doctor.diagnosis([], doctor.examine(self.store, self._clock(), reports, drivers))
+        return doctor.diagnosis(
+            host_timings.findings(self.timings()), doctor.examine(self.store, self._clock(), reports, drivers)
+        )
+
+    def timings(self) -> list[TseTimings]:
+        """How busy each TSE is and how long calls wait for it, since the host was opened. From memory."""
+        return [
+            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self._bindings.items()
+        ]
 
     def transactions(self) -> list[TseTransactions]:
         """What the queues and their TSEs have open, side by side, for every SCU in use.
@@ -431,6 +456,9 @@ class Middleware:
 
     def _is_failed(self) -> bool:
         return any(queue.failed and queue.active for queue in self._queues.values())
+
+    def _has_failed(self, scu_id: str) -> bool:
+        return any(queue.failed and queue.scu_id == scu_id for queue in self._queues.values())
 
     def _mode_changed(self, queue: Queue) -> None:
         """Called by a queue between two receipts."""
@@ -568,7 +596,8 @@ class Middleware:
         }
 
     def wait_for_exports(self, timeout_s: float | None = None) -> bool:
-        """Wait for the TAR exports that closings left behind; False if they took longer than ``timeout_s``."""
+        """Wait for the TAR exports that closings left behind, also for their window; False if they took longer
+        than ``timeout_s``."""
         return self._export_runner.wait(timeout_s)
 
     def close(self) -> None:
@@ -576,6 +605,7 @@ class Middleware:
 
         A TAR export that is not finished goes on with the first receipt after the next start.
         """
+        self.upkeep.close()
         self._monitor.close()
         for queue in self._queues.values():
             queue.close()

@@ -72,6 +72,14 @@ def document(routes: dict[str, list[str]], problem: type, *, require_token: bool
             "doctor", "In which mode is each queue, since when, why, and what to do", require_token
         )
     }
+    described["/timings"] = {
+        "get": _looking(
+            "timings",
+            "How busy each TSE is, and how long calls wait for it",
+            require_token,
+            "From memory; asks no TSE.",
+        )
+    }
     described["/transactions"] = {
         "get": _looking(
             "transactions", "What the queues and their TSEs have open, side by side", require_token
@@ -226,12 +234,14 @@ def _health() -> dict[str, Any]:
     }
 
 
-def _looking(name: str, summary: str, require_token: bool) -> dict[str, Any]:
+def _looking(
+    name: str, summary: str, require_token: bool, description: str = "Asks the TSEs, but signs nothing."
+) -> dict[str, Any]:
     made: dict[str, Any] = {
         "operationId": name,
         "tags": ["host"],
         "summary": summary,
-        "description": "Asks the TSEs, but signs nothing.",
+        "description": description,
         "responses": _responses(
             _content({"type": "object" if name == "doctor" else "array"}),
             "What was found.",

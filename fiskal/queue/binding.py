@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import msgspec
 from fiskal.errors import FiskalError
 from fiskal.scu.contract import Deadline, Scu, TseInfo
 from fiskal.scu.errors import Misconfigured, ScuError, Unreachable
+from fiskal.scu.scheduler import Scheduler
 from fiskal.store import ScuRow
 
 _log = logging.getLogger("fiskal.queue")
@@ -59,6 +61,21 @@ class ScuBinding:
     def scu(self) -> Scu:
         """The SCU. Raises Unreachable while it cannot be opened."""
         return self._scu if self._scu is not None else self._connect()
+
+    @property
+    def opened(self) -> Scu | None:
+        """The SCU if it is open."""
+        return self._scu
+
+    def idle_s(self) -> float:
+        """Seconds since the TSE signed; endless if it has not yet, or has failed since."""
+        return math.inf if self.signed_at is None else time.monotonic() - self.signed_at
+
+    @property
+    def scheduler(self) -> Scheduler | None:
+        """The line in front of the TSE; None while the SCU is not open, or if it is served elsewhere."""
+        found = getattr(self._scu, "scheduler", None)
+        return found if isinstance(found, Scheduler) else None
 
     def back_to_back(self, client_id: str, timeout_s: float) -> AbstractContextManager[None]:
         """Within the block this thread's calls follow each other at the TSE, if the SCU is open and can see to that.

@@ -264,6 +264,7 @@ def _describe(error: Exception) -> str:
 
 # ---- who runs them ----------------------------------------------------------------------------------
 
+HOLD_POLL_S: Final = 5.0
 Job = Callable[[Pause], None]
 """One export with its journal entry; raises nothing."""
 
@@ -272,25 +273,27 @@ class ExportRunner:
     """Runs the exports that receipts leave behind: in the caller's thread, or in one thread for each TSE.
 
     In the background they are the work of daemon threads: a process that ends does not wait for them, and the
-    next start takes up what was not finished.
+    next start takes up what was not finished. There an export waits while ``hold_s`` says for how many seconds it
+    should (0: it may begin).
     """
 
-    def __init__(self, *, background: bool) -> None:
+    def __init__(self, *, background: bool, hold_s: Callable[[], float] = lambda: 0.0) -> None:
         self._background = background
+        self._hold_s = hold_s
         self._condition = threading.Condition()
-        self._waiting: dict[str, deque[Job]] = {}
+        self._waiting: dict[str, deque[tuple[Job, bool]]] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
 
-    def submit(self, scu_id: str, job: Job) -> None:
-        """Run ``job``, after those of the same SCU that came before."""
+    def submit(self, scu_id: str, job: Job, *, at_once: bool = False) -> None:
+        """Run ``job``, after those of the same SCU that came before; with ``at_once`` it is not held."""
         if self._stop.is_set():
             return
         if not self._background:
             job(self._pause)
             return
         with self._condition:
-            self._waiting.setdefault(scu_id, deque()).append(job)
+            self._waiting.setdefault(scu_id, deque()).append((job, at_once))
             if scu_id not in self._threads:
                 thread = threading.Thread(
                     target=self._work, args=(scu_id,), name="fiskal-tar-export", daemon=True
@@ -312,6 +315,11 @@ class ExportRunner:
     def _pause(self, seconds: float) -> bool:
         return self._stop.wait(seconds)
 
+    def _hold(self) -> None:
+        while (left_s := self._hold_s()) > 0:
+            if self._pause(min(left_s, HOLD_POLL_S)):  # the clock may be put, and the time zone has two
+                return
+
     def _work(self, scu_id: str) -> None:
         while True:
             with self._condition:
@@ -320,8 +328,11 @@ class ExportRunner:
                     del self._threads[scu_id], self._waiting[scu_id]
                     self._condition.notify_all()
                     return
-                job = jobs.popleft()
+                job, at_once = jobs.popleft()
+            if not at_once:
+                self._hold()
             try:
-                job(self._pause)
+                if not self._stop.is_set():
+                    job(self._pause)
             except Exception:
                 _log.exception("a TAR export ended unexpectedly")

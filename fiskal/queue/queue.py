@@ -202,6 +202,8 @@ class Queue:
             new_guid=new_guid,
         )
         self._due, messages = self._exports.take_up()
+        self._left_over = {row.ftJournalDEId for row in self._due}
+        """Exports of an earlier run; they have waited long enough."""
         self._archived = {item_id for item_id, _ in messages}
         """Receipts whose export was archived when they were interrupted."""
         self._load(recover_by)
@@ -259,7 +261,8 @@ class Queue:
             text = self._process(request)
             due, self._due = self._due, []
         for row in due:
-            self._export_runner.submit(row.scu_id, partial(self._run_export, row))
+            at_once = row.ftJournalDEId in self._left_over
+            self._export_runner.submit(row.scu_id, partial(self._run_export, row), at_once=at_once)
         return text
 
     def recover(self, *, when_idle: bool = False) -> bytes | None:

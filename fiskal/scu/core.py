@@ -120,6 +120,8 @@ class ScuCore:
         self._lock_timeout_s = lock_timeout_s
         self.scheduler = Scheduler()
         """The line in front of the TSE, and what it measured."""
+        self.self_tested_at: int | None = None
+        """When a self test passed last (ticks); None if none has since this object was made."""
         self._waited_ns = 0
         """What the calls of a block waited ahead of it, for the observer of the first one."""
         self._closed = False
@@ -175,6 +177,9 @@ class ScuCore:
         An unexpected error counts as an unknown outcome: these calls lead to a state and may be repeated.
         """
         self._enter(operation, Urgency.INFO, "", deadline)
+        return self._act_and_leave(action)
+
+    def _act_and_leave(self, action: Callable[[], _T]) -> _T:
         try:
             return action()
         except ScuError:
@@ -586,7 +591,26 @@ class ScuCore:
         self._administer("time", deadline, lambda: self._driver.set_time(deadline))
 
     def execute_self_test(self, deadline: Deadline | None = None) -> None:
-        self._administer("self test", deadline, lambda: self._driver.self_test(deadline))
+        self._administer("self test", deadline, lambda: self._self_test(deadline))
+
+    def self_test_aside(self, *, if_idle: bool) -> bool:
+        """A self test that nobody waits for: True when it has passed.
+
+        With ``if_idle`` False at once while anybody else uses the TSE, otherwise when nobody does. Raises ScuError.
+        """
+        if not if_idle:
+            self._enter("self test", Urgency.BACKGROUND, "", None)
+        elif not self.scheduler.enter_if_idle("self test"):
+            return False
+        elif self._closed:
+            self.scheduler.leave()
+            raise closed()
+        self._act_and_leave(lambda: self._self_test(None))
+        return True
+
+    def _self_test(self, deadline: Deadline | None) -> None:
+        self._driver.self_test(deadline)
+        self.self_tested_at = self._clock()
 
     # ---- exports ----------------------------------------------------------------------------
 

@@ -33,6 +33,10 @@ CLIENT_STEP_S: Final = 0.25
 """What each further waiting call of the same client is put off by, so that one client cannot crowd out others."""
 
 
+QUARTER_S: Final = 900.0
+"""How busy a TSE is counts by the quarter of an hour."""
+
+
 class Urgency(enum.Enum):
     """When a call is due after it came, in seconds."""
 
@@ -85,9 +89,13 @@ class Scheduler:
         "_numbers",
         "_owner",
         "_per_client",
+        "_quarter_busy_s",
+        "_quarter_ends",
+        "_quarter_most_s",
         "_since",
         "_waited",
         "busy_s",
+        "client_step_s",
         "timings",
     )
 
@@ -106,8 +114,13 @@ class Scheduler:
         """What the owner does, the innermost last, and since when."""
         self._waited = 0.0
         self._since = clock()
+        self.client_step_s = CLIENT_STEP_S
+        """0 while many checkouts share one client id, as in a benchmark."""
         self.busy_s = 0.0
         """Seconds the TSE was in use."""
+        self._quarter_ends = self._since + QUARTER_S
+        self._quarter_busy_s = self._quarter_most_s = 0.0
+        """The use up to the beginning of this quarter of an hour, and in the busiest one before."""
         self.timings: dict[str, Timing] = {}
         """By operation. Read it as a copy (:meth:`snapshot`) while calls come in."""
 
@@ -165,6 +178,8 @@ class Scheduler:
         if self._calls:
             return
         timing.wait.record(self._waited)
+        if now >= self._quarter_ends:
+            self._end_quarter(now)
         self.busy_s += taken
         self._hand_on(now)
 
@@ -175,7 +190,7 @@ class Scheduler:
             raise Unreachable("BUSY", f"{self._max_waiting} calls wait for the TSE already.")
         others = self._per_client.get(client_id, 0)
         self._per_client[client_id] = others + 1
-        due = now + urgency.value + others * CLIENT_STEP_S
+        due = now + urgency.value + others * self.client_step_s
         background = urgency is Urgency.BACKGROUND
         waiter = _Waiter(due, client_id, background)
         heapq.heappush(self._background if background else self._due, (due, next(self._numbers), waiter))
@@ -241,6 +256,22 @@ class Scheduler:
         """The share of the time since the beginning in which the TSE was in use."""
         elapsed = self._clock() - self._since
         return min(self.busy_s / elapsed, 1.0) if elapsed > 0 else 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the beginning."""
+        return self._clock() - self._since
+
+    @property
+    def busiest_quarter(self) -> float:
+        """The greatest share of a quarter of an hour in which the TSE was in use. The quarters follow each
+        other from the beginning; a call counts with the one it ended in."""
+        return min(max(self._quarter_most_s, self.busy_s - self._quarter_busy_s) / QUARTER_S, 1.0)
+
+    def _end_quarter(self, now: float) -> None:
+        self._quarter_most_s = max(self._quarter_most_s, self.busy_s - self._quarter_busy_s)
+        self._quarter_busy_s = self.busy_s
+        self._quarter_ends += (1 + (now - self._quarter_ends) // QUARTER_S) * QUARTER_S
 
     def snapshot(self) -> dict[str, Timing]:
         """The timings so far, undisturbed by the calls that go on."""

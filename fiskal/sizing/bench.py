@@ -20,6 +20,7 @@ from fiskal.scu.contract import (
 )
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
+from fiskal.scu.scheduler import CLIENT_STEP_S
 from fiskal.sizing.drive import Clockwork, Settings, Watcher, measure
 from fiskal.sizing.errors import MeasurementError
 from fiskal.sizing.measurement import UNKNOWN_MAXIMUM, MeasuredTse, Measurement, Point, Setup
@@ -74,10 +75,13 @@ class Bench:
         if not self._registered:
             self._scu.register_client_id(RegisterClientIdRequest(client_id=CLIENT_ID), Deadline(CALL_S))
         self._scu.observer = self._clockwork
+        # All checkouts are one client to the TSE, but not to each other.
+        self._scu.scheduler.client_step_s = 0.0
         return self
 
     def __exit__(self, *_: object) -> None:
         self._scu.observer = None
+        self._scu.scheduler.client_step_s = CLIENT_STEP_S
         if not self.close_open() and not self._registered:
             # A TSE that has failed keeps the client; it does no harm.
             with contextlib.suppress(ScuError):

@@ -11,6 +11,7 @@ import base64
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from decimal import Decimal
 from typing import Any, Final, Protocol, cast
 
@@ -161,15 +162,23 @@ class ScuTill:
     def __init__(self, scu: Scu) -> None:
         self._scu = scu
         self._number = 0
+        self._reserve: Callable[[str, Deadline], AbstractContextManager[None]] | None
+        self._reserve = getattr(scu, "back_to_back", None)
 
     def receipt(self, items: int) -> None:
-        self.start()
-        self.finish(items)
+        with self._together():
+            self.start()
+            self.finish(items)
 
     def order(self, items: int) -> None:
-        self.start()
         lines = "\r".join(f'1;"Training {n:04}";{_PRICE}' for n in range(items))
-        self._finish("Bestellung-V1", lines)
+        with self._together():
+            self.start()
+            self._finish("Bestellung-V1", lines)
+
+    def _together(self) -> AbstractContextManager[None]:
+        """The two calls of a receipt follow each other at the TSE, as those of a queue do."""
+        return nullcontext() if self._reserve is None else self._reserve(CLIENT_ID, Deadline(CALL_S))
 
     def start(self) -> None:
         request = StartTransactionRequest(client_id=CLIENT_ID, queue_item_id=str(uuid.uuid4()))

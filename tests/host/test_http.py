@@ -69,6 +69,9 @@ class Fake:
     def diagnose(self) -> dict[str, Any]:
         return {"ok": True}
 
+    def timings(self) -> list[Any]:
+        return []
+
     def transactions(self) -> list[Any]:
         return []
 

@@ -138,6 +138,36 @@ def test_poisson_customers_come_at_the_given_rate(tmp_path: Path) -> None:
     assert 50 <= point.receipts <= 150
 
 
+def test_the_calls_of_an_implicit_receipt_follow_each_other_whatever_other_checkouts_want(
+    tmp_path: Path,
+) -> None:
+    seen: list[tuple[str, int]] = []
+    with tse(tmp_path, ms=1) as scu, start_bench(scu) as bench:
+        for name in ("start", "finish"):
+            call = getattr(scu._driver, name)
+
+            def watch(request: Any, deadline: Any, name: str = name, call: Any = call) -> Any:
+                signed = call(request, deadline)
+                seen.append((name, signed.transaction_number))
+                return signed
+
+            setattr(scu._driver, name, watch)
+        bench.run([4], settings(), SETUP)
+    assert len(seen) > 8
+    assert [name for name, _ in seen] == ["start", "finish"] * (len(seen) // 2)
+    assert all(seen[n][1] == seen[n + 1][1] for n in range(0, len(seen), 2))
+
+
+def test_checkouts_that_share_the_client_id_of_the_benchmark_do_not_wait_as_one_client(
+    tmp_path: Path,
+) -> None:
+    with tse(tmp_path) as scu:
+        before = scu.scheduler.client_step_s
+        with start_bench(scu):
+            assert scu.scheduler.client_step_s == 0
+        assert scu.scheduler.client_step_s == before > 0
+
+
 def test_the_log_says_that_the_receipts_are_training(tmp_path: Path) -> None:
     seen = []
     with tse(tmp_path) as scu:
