@@ -336,10 +336,13 @@ class Store(Protocol):
     ) -> list[StoredItem]:
         """Answered items of a cbReceiptReference (and terminal, unless None or empty), newest first."""
 
+    def items_before(self, queue_no: int, reference: str, queue_item_id: str, limit: int) -> list[StoredItem]:
+        """Answered items of a cbReceiptReference that were accepted before this item, newest first."""
+
     def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
         """In TimeStamp order, in constant memory, undisturbed by commits."""
 
-    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]: ...
+    def iter_items_by_row(self, queue_no: int, after_row: int = 0) -> Iterator[StoredItem]: ...
     def iter_receipts(
         self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0
     ) -> Iterator[ReceiptRow]: ...

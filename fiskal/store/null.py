@@ -68,10 +68,13 @@ class NullStore:
     ) -> list[StoredItem]:
         return []
 
+    def items_before(self, queue_no: int, reference: str, queue_item_id: str, limit: int) -> list[StoredItem]:
+        return []
+
     def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
         return iter(())
 
-    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
+    def iter_items_by_row(self, queue_no: int, after_row: int = 0) -> Iterator[StoredItem]:
         return iter(())
 
     def iter_receipts(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[ReceiptRow]:

@@ -388,6 +388,20 @@ class SqliteStore:
         values = (queue_no, reference, not terminal, terminal, max(limit, 0))
         return [_stored_item(row) for row in self._query(sql, values)]
 
+    def items_before(self, queue_no: int, reference: str, queue_item_id: str, limit: int) -> list[StoredItem]:
+        """Answered items of a cbReceiptReference that were accepted before this item, newest first.
+
+        As in :meth:`items_by_reference` the row decides, not the clock. None if there is no such item.
+        """
+        sql = (
+            f"SELECT {_ITEM}, {_ANSWER} FROM ftQueueItem AS i INDEXED BY ftQueueItem_reference"
+            f" JOIN {_ANSWER_OF}"
+            " WHERE i.queue_no = ? AND i.cbReceiptReference = ?"
+            " AND i.id < (SELECT id FROM ftQueueItem WHERE ftQueueItemId = ?) ORDER BY i.id DESC LIMIT ?"
+        )
+        values = (queue_no, reference, queue_item_id, max(limit, 0))
+        return [_stored_item(row) for row in self._query(sql, values)]
+
     def iter_items(self, queue_no: int, from_ticks: int = 0, to_ticks: int = 0) -> Iterator[StoredItem]:
         """The items as they were when this was called, by TimeStamp, in constant memory.
 
@@ -400,9 +414,9 @@ class SqliteStore:
         answered = self._pages_by_time(_ANSWERED_BY_TIME, queue_no, span, now)
         return islice(self._merge(answered, now.unanswered, span), span.limit)
 
-    def iter_items_by_row(self, queue_no: int) -> Iterator[StoredItem]:
-        """The items present when this was called, by ftQueueRow, in constant memory."""
-        pages = self._pages_by_row(_STORED, queue_no, self._moment(queue_no).last_id)
+    def iter_items_by_row(self, queue_no: int, after_row: int = 0) -> Iterator[StoredItem]:
+        """The items present when this was called, by ftQueueRow beyond ``after_row``, in constant memory."""
+        pages = self._pages_by_row(_STORED, queue_no, self._moment(queue_no).last_id, after_row)
         return (_stored_item(row[2:]) for row in pages)
 
     # Journals
@@ -520,13 +534,14 @@ class SqliteStore:
                 return
             after = rows[-1][:2]
 
-    def _pages_by_row(self, sql: str, queue_no: int, last_id: int) -> Iterator[tuple[Any, ...]]:
+    def _pages_by_row(
+        self, sql: str, queue_no: int, last_id: int, after: int = 0
+    ) -> Iterator[tuple[Any, ...]]:
         """What ``sql`` selects, in row order up to item ``last_id``, after the ftQueueRow and id of its item."""
         sql = (
             f"SELECT i.ftQueueRow, i.id, {sql} WHERE i.queue_no = ? AND i.ftQueueRow > ? AND +i.id <= ?"
             " ORDER BY i.ftQueueRow LIMIT ?"
         )
-        after = -1
         while True:
             rows = self._query(sql, (queue_no, after, last_id, PAGE_ROWS))
             yield from rows

@@ -132,6 +132,7 @@ def test_receipt_case(
     assert case.flow == flow
     assert core.Kind(case.kind).name == kind
     assert case.known == (number < 0x1A)
+    assert core.bon_type(DE | number, charges, pays) == (case.kind, bon_typ.strip("-"), process_type)
     training = decode(DE | number | FLAGS["TRAINING"], charges, pays)
     assert BON_TYP[training.bon_typ] == ("AVTraining" if process_type == "Kassenbeleg-V1" else "-")
     assert training.kind == case.kind
@@ -186,7 +187,11 @@ def test_charge_case(row: dict[str, str]) -> None:
         assert case.ust_key == int(row["ust_key"])
         assert GV_TYP[case.gv_typ] == row["gv_typ"]
         assert case.known == 1
-        assert core.charge_case(int(row["value"]) | flags, Decimal(19)) == (case.column, case.ust_key)
+        assert core.charge_case(int(row["value"]) | flags, Decimal(19)) == (
+            case.column,
+            case.ust_key,
+            row["gv_typ"],
+        )
 
 
 def test_every_other_charge_case_is_unknown_and_in_column_5() -> None:
@@ -223,13 +228,13 @@ def test_every_other_charge_case_is_unknown_and_in_column_5() -> None:
 )
 def test_undefined_service_goes_by_rate(rate: str, column: int) -> None:
     assert charge_case(DE, rate).column == column
-    assert core.charge_case(DE, Decimal(rate)) == (column, 7)
+    assert core.charge_case(DE, Decimal(rate)) == (column, 7, "Umsatz")
 
 
 @pytest.mark.parametrize("rate", ["NaN", "Infinity", "1E+50"])
 def test_rate_that_cannot_be(rate: str) -> None:
-    assert core.charge_case(DE, Decimal(rate)) == (5, 7)
-    assert core.charge_case(DE | 2, Decimal(rate)) == (2, 2)
+    assert core.charge_case(DE, Decimal(rate)) == (5, 7, "Umsatz")
+    assert core.charge_case(DE | 2, Decimal(rate)) == (2, 2, "Umsatz")
 
 
 @pytest.mark.parametrize("row", PAY_ROWS, ids=[row["case"] for row in PAY_ROWS])
@@ -249,6 +254,8 @@ def test_pay_case(row: dict[str, str]) -> None:
     assert ZAHLART[out.zahlart] == row["zahlart"]
     assert (GV_TYP[out.gv_typ_positive], GV_TYP[out.gv_typ_negative]) == (row["positive"], row["negative"])
     assert out.known == 1
+    decoded = core.pay_case(int(row["value"]))
+    assert decoded == (out.pay_class, row["zahlart"], row["positive"].strip("-"), row["negative"].strip("-"))
 
 
 @pytest.mark.parametrize("number", [0x18, 0x99, 0xFFFF])

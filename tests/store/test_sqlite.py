@@ -222,6 +222,29 @@ def test_items_by_reference_are_answered_and_newest_first(store: SqliteStore) ->
     assert found(None, 0) == []
 
 
+def test_items_before_are_those_of_lower_rows(store: SqliteStore) -> None:
+    for row in range(1, 6):
+        store.commit(change(items=[item(1, row, cbReceiptReference="X" if row != 3 else "Y")]))
+    store.commit(change(items=[item(2, 1, cbReceiptReference="X")], answers=[answer(2, 1)]))
+    store.commit(change(answers=[answer(1, row) for row in (1, 3, 4, 5)]))
+
+    def found(before: int, limit: int = 10) -> list[int]:
+        return [each.item.ftQueueRow for each in store.items_before(1, "X", guid("item", 1, before), limit)]
+
+    assert found(5) == [4, 1]
+    assert found(5, 1) == [4]
+    assert found(4) == found(3) == [1]
+    assert found(1) == []
+    assert store.items_before(1, "X", guid("item", 1, 9), 10) == []
+
+
+def test_items_by_row_may_begin_behind_a_row(store: SqliteStore) -> None:
+    store.commit(change(items=[item(1, row) for row in range(1, 251)]))
+    for after in (0, 1, 120, 249, 250, 251):
+        rows = [stored.item.ftQueueRow for stored in store.iter_items_by_row(1, after)]
+        assert rows == list(range(after + 1, 251))
+
+
 def test_iterators_show_the_moment_of_their_call(store: SqliteStore) -> None:
     for row in range(1, 301):
         store.commit(change(items=[item(1, row)]))
