@@ -54,7 +54,9 @@ class Applier:
         self._awaited = False
         self._applied = self._writer.sequence()
         self._in_doubt = False
-        self._failed = False
+        self._error: StoreError | None = None
+        """Why the last attempt failed."""
+        self._attempts = 0
         self._closed = False
         self._wake = allocate_lock()
         self._wake.acquire()
@@ -88,7 +90,7 @@ class Applier:
 
     def before_commit(self) -> None:
         """Called before anything is added to the log. StoreError if the database could not take what is in it."""
-        if self._failed:
+        if self._error is not None:
             self.apply()
 
     def make_room(self, sequence: int) -> None:
@@ -99,14 +101,16 @@ class Applier:
     def apply(self) -> None:
         """Store everything that waits. Raises StoreError; then it still waits."""
         if self._pending:
+            seen = self._attempts
             with self._lock:
-                self._apply_all()
+                self._apply_all(seen)
 
     def directly(self, write: Callable[[], None]) -> None:
         """Call ``write`` when everything that waits is stored, and nobody else writes to the database. Raises
         StoreError before it is called."""
+        seen = self._attempts
         with self._lock:
-            self._apply_all()
+            self._apply_all(seen)
             write()
 
     def close(self) -> None:
@@ -138,13 +142,27 @@ class Applier:
     def _try(self) -> None:
         try:
             self.apply()
-        except StoreError as error:
-            if not self._failed:
-                _log.error("what was committed is safe in the log, but not in the database: %s", error)
-            self._failed = True
+        except StoreError:
+            pass  # It was logged, and the next commit hears of it.
 
-    def _apply_all(self) -> None:
-        """Holds the lock."""
+    def _apply_all(self, seen: int) -> None:
+        """Holds the lock. ``seen`` is the number of attempts before the caller waited for it: who waited while one
+        failed shares its end, because to wait for a lock or a slow disk once more each would take ever longer."""
+        if self._error is not None and self._attempts != seen:
+            raise StoreError(str(self._error)) from self._error
+        try:
+            self._gather_and_write()
+        except StoreError as error:
+            if self._error is None:
+                _log.error("what was committed is safe in the log, but not in the database: %s", error)
+            self._error = error
+            raise
+        else:
+            self._error = None
+        finally:
+            self._attempts += 1
+
+    def _gather_and_write(self) -> None:
         if self._in_doubt:
             self._ask()
         while self._pending:
@@ -157,7 +175,6 @@ class Applier:
                 changes += [entry.change for entry in entries]
                 last = sequence
             self._write(changes, last)
-        self._failed = False
 
     def _write(self, changes: list[Change], last: int) -> None:
         if self._writer is None:

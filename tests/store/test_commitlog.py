@@ -440,6 +440,54 @@ def test_a_database_that_refuses_is_asked_before_the_log_takes_more(
     lazy.close()
 
 
+def test_who_waits_for_a_failing_database_shares_its_error(
+    lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not one after the other: with a lock that is waited for, the last of many would wait for minutes."""
+    lazy.commit(accept(1, 1))
+    attempts = []
+    arrived = threading.Barrier(9)
+
+    def write(*_: object) -> None:
+        if not attempts:
+            arrived.wait(60)
+            until = time.monotonic() + 60
+            while lazy._applier._lock_waiters < 8 and time.monotonic() < until:
+                time.sleep(0.01)
+        attempts.append(1)
+        raise StoreError("locked")
+
+    class Counting:
+        """The lock, which says how many wait for it."""
+
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def __enter__(self) -> None:
+            lazy._applier._lock_waiters += 1  # type: ignore[attr-defined]
+            self._lock.acquire()
+            lazy._applier._lock_waiters -= 1  # type: ignore[attr-defined]
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def read(number: int) -> None:
+        if number:
+            arrived.wait(60)
+        lazy.item(guid("item", 1, 1))
+
+    lazy._applier._lock_waiters = 0  # type: ignore[attr-defined]
+    monkeypatch.setattr(lazy._applier, "_lock", Counting())
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "write", write)
+        errors = run_threads(read, 9)
+    assert [str(error) for error in errors] == ["locked"] * 9
+    assert len({id(error) for error in errors}) == 9
+    assert len(attempts) == 1
+    assert rows(lazy) == [item(1, 1)]
+    lazy.close()
+
+
 def test_a_database_that_will_never_take_it_stops_the_store_and_loses_nothing(
     lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
