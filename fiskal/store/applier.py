@@ -26,7 +26,7 @@ from fiskal.store.writer import BadChange, Writer
 
 _log = logging.getLogger("fiskal.store")
 
-APPLY_CHANGES: Final = 64
+APPLY_CHANGES: Final = 128
 """So many waiting changes, of half as many receipts, are stored without further delay."""
 
 MAX_APPLY_CHANGES: Final = 512
@@ -165,16 +165,18 @@ class Applier:
     def _gather_and_write(self) -> None:
         if self._in_doubt:
             self._ask()
-        while self._pending:
-            self._gathered = 0
+        waiting = list(self._pending.items())  # what comes meanwhile waits for others to come
+        self._gathered = 0
+        while waiting:
             changes: list[Change] = []
-            last = 0
-            for sequence, entries in list(self._pending.items()):
+            taken = 0
+            for _, entries in waiting:
                 if changes and len(changes) + len(entries) > MAX_APPLY_CHANGES:
                     break
                 changes += [entry.change for entry in entries]
-                last = sequence
-            self._write(changes, last)
+                taken += 1
+            self._write(changes, waiting[taken - 1][0])
+            del waiting[:taken]
 
     def _write(self, changes: list[Change], last: int) -> None:
         if self._writer is None:
@@ -243,6 +245,7 @@ def _step(applier: weakref.ref[Applier], *, gather: bool) -> bool:
     if this is None or this._closed:
         return True
     if gather and not this._is_enough():
+        this._awaited = True  # only who makes it enough ends the waiting
         return False
     this._awaited = False
     this._try()

@@ -31,8 +31,9 @@ from fiskal.store.interface import (
     ScuRow,
 )
 
-MAX_STATEMENT_ROWS: Final = 1024
-"""Rows of one statement; 24 values each stay below the 32766 SQLite allows. More take several statements."""
+STATEMENT_ROWS: Final = (64, 16, 4, 1)
+"""Rows that one statement may have; more or other numbers take several. Of few sizes, because SQLite takes longer to
+read a statement it does not know than to execute it; 24 values each stay below the 32766 SQLite allows."""
 
 _BAD_CHANGE: Final = (
     sqlite3.IntegrityError,
@@ -167,7 +168,7 @@ _NOTE_SEQUENCE: Final = "UPDATE fiskal_commit_log SET sequence = ?"
 _RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _sql(kind: _Kind, rows: int) -> str:
     names = [f"?{number}" for number in range(1, rows * kind.width + 1)]
     each = (kind.row.format(*names[start : start + kind.width]) for start in range(0, len(names), kind.width))
@@ -178,9 +179,12 @@ Statement = tuple[str, list[Any]]
 
 
 def _statements(kind: _Kind, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
-    for start in range(0, len(rows), MAX_STATEMENT_ROWS):
-        part = rows[start : start + MAX_STATEMENT_ROWS]
-        yield _sql(kind, len(part)), [value for row in part for value in row]
+    start = 0
+    for size in STATEMENT_ROWS:
+        while len(rows) - start >= size:
+            part = rows[start : start + size]
+            yield _sql(kind, size), [value for row in part for value in row]
+            start += size
 
 
 def _gather(changes: Sequence[Change], name: str) -> list[Any]:
