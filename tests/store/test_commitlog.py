@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -124,6 +124,28 @@ def test_enough_changes_do_not_wait(store: SqliteStore, path: Path, monkeypatch:
     while not in_database(path):
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_what_comes_while_the_log_is_stored_waits_for_others(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a busy host would store every few changes in a transaction of their own."""
+    original = Writer.write
+    sizes: list[int] = []
+
+    def write(writer: Writer, changes: Sequence[Change], sequence: int) -> None:
+        sizes.append(len(changes))
+        if len(sizes) == 1:
+            lazy.commit(accept(2, 1))
+        original(writer, changes, sequence)
+
+    monkeypatch.setattr(Writer, "write", write)
+    lazy.commit(accept(1, 1))
+    lazy.commit(completed(1, 1))
+    lazy._applier.apply()
+    assert (sizes, in_database(path)) == ([2], 1)
+    assert (rows(lazy, 2), sizes) == ([item(2, 1)], [2, 1])
+    lazy.close()
 
 
 def test_a_store_that_nobody_closed_goes_with_its_thread(path: Path) -> None:
