@@ -136,7 +136,7 @@ def test_what_comes_while_the_log_is_stored_waits_for_others(
     def write(writer: Writer, changes: Sequence[Change], sequence: int) -> None:
         sizes.append(len(changes))
         if len(sizes) == 1:
-            lazy.commit(accept(2, 1))
+            lazy.commit(accept(1, 2))
         original(writer, changes, sequence)
 
     monkeypatch.setattr(Writer, "write", write)
@@ -144,7 +144,7 @@ def test_what_comes_while_the_log_is_stored_waits_for_others(
     lazy.commit(completed(1, 1))
     lazy._applier.apply()
     assert (sizes, in_database(path)) == ([2], 1)
-    assert (rows(lazy, 2), sizes) == ([item(2, 1)], [2, 1])
+    assert (rows(lazy), sizes) == ([item(1, 1), item(1, 2)], [2, 1])
     lazy.close()
 
 
