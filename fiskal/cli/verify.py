@@ -14,6 +14,7 @@ from cryptography import x509
 
 from fiskal import clock
 from fiskal.cli import common
+from fiskal.export import dsfinvk
 from fiskal.export.evidence import Evidence, Problem, client_ids
 from fiskal.export.tarreport import as_html, as_plain, second
 from fiskal.export.verify import MAX_PROBLEMS, JournalReport, verify_journal
@@ -33,11 +34,12 @@ MAX_QR_BYTES = 1 << 20
 
 @click.group("verify")
 def command() -> None:
-    """Check a QR code of a receipt, the TAR export of a TSE, or the whole journal of a host.
+    """Check a QR code of a receipt, the TAR export of a TSE, a DSFinV-K export, or the whole journal of a host.
 
     \b
     Examples:
       fiskal verify tar export.tar
+      fiskal verify dsfinvk dsfinvk.zip
       fiskal verify journal --data shop
       fiskal verify qr "V0;POS-1;Kassenbeleg-V1;Beleg^7.50_…"
     """
@@ -318,6 +320,71 @@ def _show_tse(tse: TseReport) -> None:
         ("clients", ", ".join(client.client_id or "?" for client in tse.clients[:8]) or "none"),
     ):
         click.echo(f"  {name:<13} {value}")
+
+
+# ---- DSFinV-K -------------------------------------------------------------------------------------
+
+
+@command.command("dsfinvk")
+@click.argument("file", type=common.INPUT_FILE)
+@click.option("--no-signatures", is_flag=True, help="Do not check the signatures of the TSE.")
+@common.json_option()
+@click.pass_context
+def dsfinvk_export(ctx: click.Context, file: Path, no_signatures: bool, as_json: bool) -> None:
+    """Check a DSFinV-K export, of this or any other software: FILE is its ZIP.
+
+    Files and index.xml, columns, types and codes, keys and references, sums from the lines up to the closing, that
+    what the TSE signed says the same as the tables, and that every signature holds. Nothing else is needed.
+
+    \b
+    Example:
+      fiskal verify dsfinvk dsfinvk.zip
+    """
+    report = run_check(file, signatures=not no_signatures, as_json=as_json)
+    if as_json:
+        common.print_json(check_as_plain(report))
+    else:
+        show_check(report)
+    ctx.exit(0 if report.ok else common.BAD)
+
+
+def run_check(file: Path, *, signatures: bool, as_json: bool) -> dsfinvk.CheckReport:
+    """Check an export, with a bar if somebody watches."""
+    with click.progressbar(
+        length=1, label=f"checking {file.name}", file=sys.stderr, hidden=not common.is_watched(as_json)
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.length = max(total, 1)
+            bar.update(done - bar.pos)
+
+        return dsfinvk.check(file, signatures=signatures, progress=progress)
+
+
+def check_as_plain(report: dsfinvk.CheckReport) -> dict[str, Any]:
+    """A report as plain values."""
+    return {
+        "ok": report.ok,
+        "errors": report.errors,
+        "warnings": report.warnings,
+        "counts": report.counts,
+        "codes": report.totals,
+        "findings": [finding._asdict() for finding in report.findings],
+    }
+
+
+def show_check(report: dsfinvk.CheckReport) -> None:
+    """A report for people."""
+    counts = ", ".join(f"{number} {name}" for name, number in report.counts.items())
+    click.secho("valid" if report.ok else "NOT VALID", bold=True, fg="green" if report.ok else "red")
+    click.echo(f"  {counts}")
+    click.echo(f"findings: {report.errors} errors, {report.warnings} warnings")
+    for finding in report.findings[:SHOWN_PROBLEMS]:
+        click.secho(f"  {finding.severity}: ", fg=_COLOURS[Severity(finding.severity)], nl=False)
+        click.echo(f"{finding.code} {finding.where}: {finding.text}")
+    more = report.errors + report.warnings - SHOWN_PROBLEMS
+    if more > 0:
+        click.echo(f"  and {more} more; --json lists up to 20 of a kind")
 
 
 # ---- journals -------------------------------------------------------------------------------------

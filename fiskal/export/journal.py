@@ -1,7 +1,7 @@
 """The journals as streams of bytes, row by row in constant memory.
 
-Most journals are one JSON document, the exports of the TSE are TAR archives; all of them are cut into chunks
-whose concatenation is the document.
+Most journals are one JSON document, the exports of the TSE are TAR archives, DSFinV-K is a ZIP; all of them are cut
+into chunks whose concatenation is the document.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from fiskal.core import format_ticks
-from fiskal.errors import FiskalError, NotSupportedError
+from fiskal.errors import FiskalError
+from fiskal.export import dsfinvk
 from fiskal.germany.codes import COUNTRY, JournalType
 from fiskal.scu.contract import Scu
 from fiskal.scu.fetch import ExportFetch
@@ -55,7 +56,8 @@ class TarExportFailed(FiskalError):
 class Source(NamedTuple):
     """Where a journal comes from: the store, the queue it is about, and what the host is configured with.
 
-    ``scu`` gives the SCU of the queue; it raises ScuError if there is none.
+    ``scu`` gives the SCU of the queue; it raises ScuError if there is none. ``dsfinvk`` is what the queue's
+    DSFinV-K export looks like.
     """
 
     store: Store
@@ -63,6 +65,7 @@ class Source(NamedTuple):
     queue_id: str
     cash_box_id: str
     scu: Callable[[], Scu]
+    dsfinvk: dsfinvk.Options = dsfinvk.DEFAULTS
 
 
 def stream(
@@ -72,10 +75,10 @@ def stream(
 
     ``to_ticks`` > 0: from <= TimeStamp <= to. 0: open end. Negative: the first ``-to_ticks`` entries. A
     ``chunk_size`` of 0 or less means 4096, for the TAR from the TSE 1 MiB. An empty journal yields nothing.
-    Raises JournalError for a type of another country and NotSupportedError for one that this version does not
-    offer, before the first chunk. The TAR from the TSE ignores the range; with it the iterator raises ScuError,
-    and TarExportFailed if the checksum turns out wrong at the end. An archive in the store that is damaged
-    raises ExportDamaged.
+    Raises JournalError for a type of another country, before the first chunk. The DSFinV-K export has whole
+    closings, those whose receipt is in the range; it is made in temporary files before its first chunk. The TAR
+    from the TSE ignores the range; with it the iterator raises ScuError, and TarExportFailed if the checksum turns
+    out wrong at the end. An archive in the store that is damaged raises ExportDamaged.
     """
     parts = _parts(source, journal_type, from_ticks, to_ticks)
     if chunk_size <= 0:
@@ -115,7 +118,9 @@ def _parts(source: Source, journal_type: int, from_ticks: int, to_ticks: int) ->
         case JournalType.DE_TAR_FROM_TSE:
             return _tse_tar(source.scu)
         case JournalType.DE_DSFINVK:
-            raise NotSupportedError("the DSFinV-K export is not offered by this version")
+            queue = store.queue(source.queue_id)
+            assert queue is not None  # the source is about it
+            return dsfinvk.stream(store, queue, from_ticks, to_ticks, options=source.dsfinvk)
     if country == COUNTRY:
         return [_ENCODE({"QueueDEList": [_queue_de(row) for row in _queues(source)]})]
     return [_ENCODE(_version())]

@@ -28,11 +28,7 @@ class _Pending(typing.NamedTuple):
     lacking: str
 
 
-_NO_DSFINVK = "it makes no DSFinV-K export"
-
 PENDING: Final[dict[str, _Pending]] = {
-    "DisableDsfinvkExportReferences": _Pending((False,), _NO_DSFINVK),
-    "ExcludeDsfinvkOrders": _Pending((False,), _NO_DSFINVK),
     "EnableWAL": _Pending((True,), "the journal is always in WAL mode"),
 }
 """Settings of a queue under the reference's names that this version can only do without."""

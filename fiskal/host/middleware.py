@@ -16,6 +16,7 @@ from fiskal import clock as clocks
 from fiskal.clock import Clock
 from fiskal.core import Prepared, format_ticks, prepare
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
+from fiskal.export import dsfinvk
 from fiskal.export import journal as journals
 from fiskal.fairlock import Turn
 from fiskal.germany.masterdata import canonical
@@ -49,6 +50,7 @@ from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
 from fiskal.queue.interrupted import START_UP_S
 from fiskal.queue.queue import PROBE_S, Queue
+from fiskal.queue.settings import QueueSettings
 from fiskal.scu.client import pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
 from fiskal.scu.errors import ScuError
@@ -335,7 +337,7 @@ class Middleware:
         """A journal as a stream of chunks; their concatenation is the document, maybe empty.
 
         ``from_ticks`` and ``to_ticks`` are .NET ticks compared with TimeStamp; ``to_ticks`` 0 is an open
-        end, a negative one a number of entries. Raises JournalError and NotSupportedError here, and what
+        end, a negative one a number of entries. Raises JournalError here, and what
         :func:`fiskal.export.journal.stream` says while chunks are taken.
         """
         queue = self.queue(queue_id)
@@ -348,6 +350,7 @@ class Middleware:
             queue.queue_id,
             self.config.cash_box_id,
             lambda: (self._bindings.get(scu_id) or no_scu(scu_id)).scu,
+            dsfinvk_options(queue.settings),
         )
         return journals.stream(source, journal_type, from_ticks, to_ticks, max_chunk_size)
 
@@ -666,6 +669,15 @@ def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
 def _no_driver(scu: ScuConfig) -> ConfigurationError:
     return ConfigurationError(
         f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
+    )
+
+
+def dsfinvk_options(settings: QueueSettings) -> dsfinvk.Options:
+    """What the settings of a queue say about its DSFinV-K export."""
+    return dsfinvk.Options(
+        version=settings.dsfinvk_version,
+        references=not settings.disable_dsfinvk_export_references,
+        orders=not settings.exclude_dsfinvk_orders,
     )
 
 

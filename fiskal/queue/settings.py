@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 
 import msgspec
 
@@ -66,6 +67,12 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Leave failed mode with a zero receipt of the queue's own once the TSE answers again and nobody sells."""
     recover_before_closing: bool = False
     """Send a zero receipt of the queue's own before a closing that comes in failed mode, if the TSE answers."""
+    disable_dsfinvk_export_references: bool = False
+    """DisableDsfinvkExportReferences: the DSFinV-K export has no references between receipts."""
+    exclude_dsfinvk_orders: bool = False
+    """ExcludeDsfinvkOrders: the DSFinV-K export leaves orders (Bestellung-V1) out."""
+    dsfinvk_version: str = "2.4"
+    """TAXONOMIE_VERSION of the DSFinV-K export. The tables are those of 2.4 whatever it says."""
     max_waiting: int = 1_000
     """Sign calls that may wait for one queue; more are refused with QueueBusy."""
 
@@ -74,6 +81,8 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("receipt_request_mode must be 0 (answer null) or 1 (sign the request)")
         if self.max_waiting < 1 or self.timeout_ms < 1 or self.scu_timeout_ms < 1:
             raise ValueError("max_waiting, timeout_ms and scu_timeout_ms must be at least 1")
+        if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,2})?", self.dsfinvk_version) is None:
+            raise ValueError("dsfinvk_version must be a number such as 2.4")
         if not self.tar_export_timeout_s > 0:
             raise ValueError("tar_export_timeout_s must be greater than 0")
         if not 0 <= self.duplicate_window_s <= MAX_DUPLICATE_WINDOW_S:

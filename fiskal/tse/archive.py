@@ -7,6 +7,7 @@ no harm; what could eat memory or time without end has a limit and ends in an :c
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import struct
 import zipfile
@@ -14,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
 
 from fiskal.errors import FiskalError
 from fiskal.tse.tar import Source, TarError
@@ -111,17 +112,16 @@ def _is_zip(path: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _check_directory(path: Path) -> None:
-    """Refuse a directory that is too large before zipfile reads it into memory."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(max(0, size - 22 - 65_535 - 76))
-        tail = file.read()
+def check_directory(file: IO[bytes], name: str) -> None:
+    """Refuse a ZIP whose directory is too large before zipfile reads it into memory. Raises ArchiveError."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 22 - 65_535 - 76))
+    tail = file.read()
     at = len(tail) - 22
     if tail[at : at + 4] != b"PK\x05\x06":
         at = tail.rfind(b"PK\x05\x06")
     if at < 0 or len(tail) - at < 22:
-        raise ArchiveError(f"{path.name}: the ZIP file is damaged or cut off.")
+        raise ArchiveError(f"{name}: the ZIP file is damaged or cut off.")
     entries = int.from_bytes(tail[at + 10 : at + 12], "little")
     length = int.from_bytes(tail[at + 12 : at + 16], "little")
     big = tail.rfind(b"PK\x06\x06", 0, at)
@@ -129,7 +129,7 @@ def _check_directory(path: Path) -> None:
         entries = max(entries % 0xFFFF, int.from_bytes(tail[big + 32 : big + 40], "little"))
         length = max(length % 0xFFFFFFFF, int.from_bytes(tail[big + 40 : big + 48], "little"))
     if entries > MAX_ZIP_MEMBERS or length > MAX_ZIP_DIRECTORY_BYTES:
-        raise ArchiveError(f"{path.name}: the ZIP file has more than {MAX_ZIP_MEMBERS} members.")
+        raise ArchiveError(f"{name}: the ZIP file has more than {MAX_ZIP_MEMBERS} members.")
 
 
 ZIP_ERRORS: Final = (
@@ -149,7 +149,8 @@ offsets that lie nowhere."""
 
 
 def _in_zip(path: Path) -> Iterator[Archive]:
-    _check_directory(path)
+    with path.open("rb") as directory:
+        check_directory(directory, path.name)
     try:
         with zipfile.ZipFile(path) as file:
             infos = [info for info in file.infolist() if not info.is_dir()]

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from fiskal.errors import NotSupportedError
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import JournalType
@@ -35,7 +34,6 @@ EXPORTS, LIVE, ARCHIVED = (
     JournalType.DE_TAR_FROM_TSE,
     JournalType.DE_TAR_FROM_DATABASE,
 )
-DSFINVK = JournalType.DE_DSFINVK
 
 
 def read(shop: Shop, kind: int, first: int = 0, last: int = 0, size: int = 4096) -> bytes:
@@ -232,11 +230,6 @@ def test_a_live_export_that_the_tse_refuses_is_an_error(shop: Shop) -> None:
     with pytest.raises(TseRejected):
         next(shop.middleware.journal(LIVE))
     assert shop.tse.scu._exports._sessions == {}  # type: ignore[attr-defined]
-
-
-def test_dsfinvk_says_that_it_is_not_offered(shop: Shop) -> None:
-    with pytest.raises(NotSupportedError, match="DSFinV-K export is not offered"):
-        shop.middleware.journal(DSFINVK)
 
 
 @pytest.mark.parametrize("kind", [0x4154_0000_0000_0001, 0x4652_0000_0000_0003])

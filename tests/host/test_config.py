@@ -96,8 +96,7 @@ def test_settings_under_every_spelling(
         ({"EnableTarFileExport": "x"}, "'EnableTarFileExport' must be true or false"),
         ({"StoreTemporaryExportFiles": "x"}, "Expected `bool`, got `str`"),
         ({"tar_export_timeout_s": 0}, "tar_export_timeout_s must be greater than 0"),
-        ({"DisableDsfinvkExportReferences": True}, "it makes no DSFinV-K export"),
-        ({"ExcludeDsfinvkOrders": 1}, "it makes no DSFinV-K export"),
+        ({"dsfinvk_version": "2,4"}, "dsfinvk_version must be a number such as 2.4"),
         ({"EnableWAL": False}, "the journal is always in WAL mode"),
         ({"scu-max-retries": 0}, "from 1 .asked once. to 10; with 0 no TSE is ever asked"),
         ({"scu-max-retries": 11}, "from 1 .asked once. to 10"),
@@ -119,12 +118,15 @@ def test_settings_that_are_refused(tmp_path: Path, settings: dict[str, Any], tex
 
 def test_keys_that_ask_for_nothing_are_accepted(tmp_path: Path) -> None:
     asked = {
-        "DisableDsfinvkExportReferences": False,
-        "ExcludeDsfinvkOrders": 0,
         "EnableWAL": "true",
     }
     assert set(asked) == set(keys.PENDING)
     assert settings_of(tmp_path, **asked) == QueueSettings()
+
+
+def test_the_keys_of_the_dsfinvk_export(tmp_path: Path) -> None:
+    found = settings_of(tmp_path, DisableDsfinvkExportReferences="true", ExcludeDsfinvkOrders=True)
+    assert found == QueueSettings(disable_dsfinvk_export_references=True, exclude_dsfinvk_orders=True)
 
 
 def test_the_old_key_of_the_tar_export(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

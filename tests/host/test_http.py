@@ -8,6 +8,7 @@ import io
 import json
 import socket
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -774,9 +775,16 @@ def test_an_export_with_another_checksum_is_503(shop: Shop, selling: TestClient[
     problem(selling.post(f"/v1/journal?type={LIVE}"), 503, "TAR_EXPORT_FAILED")
 
 
-def test_an_export_that_does_not_exist_is_501(selling: TestClient[Application]) -> None:
-    body = problem(selling.post(f"/v1/journal?type={DSFINVK}"), 501, "NOT_SUPPORTED")
-    assert "DSFinV-K" in body["detail"]
+def test_the_dsfinvk_export_is_a_zip(shop: Shop, selling: TestClient[Application]) -> None:
+    empty = selling.post(f"/v1/journal?type={DSFINVK}")
+    assert (empty.status_code, empty.content) == (200, b"")
+    shop.sale()
+    shop.send(0x07)
+    found = selling.post(f"/json/v0/journal?type={DSFINVK}&from=0&to=0")
+    assert (found.status_code, found.headers["content-type"]) == (200, "application/octet-stream")
+    assert "transactions.csv" in zipfile.ZipFile(io.BytesIO(found.content)).namelist()
+    (stamp,) = {row["TimeStamp"] for row in shop.journal(2)[-1:]}
+    assert selling.post(f"/v1/journal?type={DSFINVK}&from={stamp + 1}&to=0").content == b""
 
 
 def test_a_start_that_is_not_waited_for_comes_before_its_finish(tmp_path: Path) -> None:
