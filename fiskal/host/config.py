@@ -18,6 +18,7 @@ from fiskal.germany.masterdata import MasterData
 from fiskal.host import keys
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.settings import QueueSettings
+from fiskal.scu.signcheck import Mode
 
 FILE_NAME = "fiskal.json"
 STORE_NAME = "journal.sqlite"
@@ -39,6 +40,8 @@ class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     mode: int = 0
     mode_configuration_json: str | dict[str, Any] | None = None
+    signature_check: Mode | None = None
+    """What becomes of a signature that does not verify; None is the default of the driver."""
 
     @property
     def mode_configuration_text(self) -> str | None:
