@@ -28,6 +28,7 @@ from fiskal.scu.contract import (
     TseState,
     TseStates,
 )
+from fiskal.scu.signcheck import Mode
 from fiskal.store import Change, NullStore, QueueRow
 
 IMPLICIT = 0x1_0000_0000
@@ -166,12 +167,18 @@ def basket(
 
 @contextmanager
 def host(
-    folder: Path, *, queues: int = 1, tses: int = 1, null_tse: bool = False, null_store: bool = False
+    folder: Path,
+    *,
+    queues: int = 1,
+    tses: int = 1,
+    null_tse: bool = False,
+    null_store: bool = False,
+    signature_check: Mode | None = None,
 ) -> Iterator[Middleware]:
     """A started host with ``queues`` queues spread over ``tses`` TSEs."""
     logging.getLogger("fiskal").setLevel(logging.ERROR)
     config = configs.new_config()
-    config.scus = [ScuConfig(id=str(uuid.uuid4())) for _ in range(tses)]
+    config.scus = [ScuConfig(id=str(uuid.uuid4()), signature_check=signature_check) for _ in range(tses)]
     config.queues = [
         QueueConfig(id=str(uuid.uuid4()), client_id=f"POS-{n}", scu_id=config.scus[n % tses].id)
         for n in range(queues)

@@ -24,6 +24,7 @@ from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
 from fiskal.tse.qrimage import read_qr_image
+from fiskal.tse.revocation import Revocation, RevocationListError, load_revocation_lists
 from fiskal.tse.tarverify import Progress, TarReport, TseReport, VerifiedLog, verified_log, verify_archives
 from fiskal.tse.verify import QrResult, finish_statement, verify_qr
 
@@ -69,22 +70,41 @@ def tar_option(what: str) -> Callable[[_F], _F]:
     return click.option("--tar", "tars", metavar="FILE", multiple=True, type=common.INPUT_FILE, help=what)
 
 
+def _files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files themselves, and those of folders in order of their names."""
+    for path in paths:
+        yield from sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
+
+
 def load_anchors(paths: Sequence[Path]) -> list[x509.Certificate]:
     """The certificates of files and folders. Raises CommandError for a file that holds none."""
     found: list[x509.Certificate] = []
-    for path in paths:
-        files = sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
-        for file in files:
-            try:
-                found += load_certificates(file.read_bytes())
-            except CertificateError as error:
-                raise common.CommandError(
-                    "CERTIFICATE",
-                    f"{file}: {error}",
-                    hint="A trust anchor is an X.509 certificate, PEM or DER.",
-                ) from error
+    for file in _files(paths):
+        try:
+            found += load_certificates(file.read_bytes())
+        except CertificateError as error:
+            raise common.CommandError(
+                "CERTIFICATE",
+                f"{file}: {error}",
+                hint="A trust anchor is an X.509 certificate, PEM or DER.",
+            ) from error
     if paths and not found:
         raise common.CommandError("CERTIFICATE", f"{paths[0]} holds no certificate")
+    return found
+
+
+def load_lists(paths: Sequence[Path]) -> list[x509.CertificateRevocationList]:
+    """The revocation lists of files and folders. Raises CommandError for a file that holds none."""
+    found: list[x509.CertificateRevocationList] = []
+    for file in _files(paths):
+        try:
+            found += load_revocation_lists(file.read_bytes())
+        except RevocationListError as error:
+            raise common.CommandError(
+                "REVOCATION_LIST", f"{file}: {error}", hint="It is what the issuer publishes as .crl."
+            ) from error
+    if paths and not found:
+        raise common.CommandError("REVOCATION_LIST", f"{paths[0]} holds no revocation list")
     return found
 
 
@@ -222,6 +242,15 @@ def against_log(result: QrResult, log: VerifiedLog, trusted: Sequence[x509.Certi
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=common.INPUT_FILE)
 @trust_option()
 @click.option(
+    "--crl",
+    "lists",
+    metavar="PATH",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    help="A revocation list (PEM or DER), or a folder of them, of the makers of the certificates: today's. May be "
+    "repeated. Nothing is fetched from anywhere.",
+)
+@click.option(
     "--filtered", is_flag=True, help="The export was asked for only a part of the log: gaps prove nothing."
 )
 @click.option(
@@ -236,6 +265,7 @@ def tar(
     ctx: click.Context,
     files: tuple[Path, ...],
     anchors: tuple[Path, ...],
+    lists: tuple[Path, ...],
     filtered: bool,
     html: Path | None,
     jobs: int | None,
@@ -252,11 +282,15 @@ def tar(
     Examples:
       fiskal verify tar export.tar
       fiskal verify tar 2023/*.tar 2024/*.tar --trust roots/ --html report.html
+      fiskal verify tar export.tar --trust root.pem --crl sub-ca.crl --crl root.crl
     """
     trusted = load_anchors(anchors)
+    crls = load_lists(lists)
     archives = find_archives(files)
     with archive_progress("verifying", as_json=as_json) as progress:
-        report = verify_archives(archives, trusted, filtered=filtered, workers=jobs, progress=progress)
+        report = verify_archives(
+            archives, trusted, filtered=filtered, revocation_lists=crls, workers=jobs, progress=progress
+        )
     if html is not None:
         page = as_html(report, made_at=clock.now()).encode()
         common.replace_file(html, lambda file: file.write(page))
@@ -311,7 +345,11 @@ def _show_tse(tse: TseReport) -> None:
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(tse.kinds.items()))
     click.echo(f"TSE {tse.serial}")
     for name, value in (
-        ("certificates", tse.trust.value),
+        (
+            "certificates",
+            tse.trust.value
+            + ("" if tse.revocation is Revocation.NOT_CHECKED else f", revocation: {tse.revocation.value}"),
+        ),
         ("format", ", ".join(tse.traits)),
         ("log time", f"{second(tse.first_time)} to {second(tse.last_time)} UTC"),
         ("counters", f"{tse.first_counter} to {tse.last_counter}, {tse.gaps or 'no'} gaps"),

@@ -62,6 +62,7 @@ def _plain_tse(tse: TseReport) -> dict[str, Any]:
     return {
         "serial": tse.serial,
         "trust": tse.trust.value,
+        "revocation": tse.revocation.value,
         "messages": tse.messages,
         "kinds": tse.kinds,
         "traits": tse.traits,
@@ -444,7 +445,7 @@ def _certificates(tse: TseReport) -> str:
     return (
         '<section class="card"><h3>Certificates</h3><div class="chain">'
         + '<span class="arrow">→</span>'.join(links)
-        + "</div></section>"
+        + f'</div><p class="none">Revocation: {tse.revocation.value}.</p></section>'
     )
 
 

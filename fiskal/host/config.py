@@ -19,6 +19,7 @@ from fiskal.host import keys
 from fiskal.host.upkeep import SLOT_MINUTES, Window
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.settings import QueueSettings
+from fiskal.scu.signcheck import Mode
 
 FILE_NAME = "fiskal.json"
 STORE_NAME = "journal.sqlite"
@@ -41,6 +42,8 @@ class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     mode: int = 0
     mode_configuration_json: str | dict[str, Any] | None = None
+    signature_check: Mode | None = None
+    """What becomes of a signature that does not verify; None is the default of the driver."""
 
     @property
     def mode_configuration_text(self) -> str | None:

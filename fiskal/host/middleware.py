@@ -53,6 +53,7 @@ from fiskal.queue.queue import PROBE_S, Queue
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.client import pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
+from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
 from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
@@ -237,6 +238,7 @@ class Middleware:
                 export_folder=self.folder / "exports" / queue.id / "TAR",
                 sleep=sleep,
                 on_mode=self._mode_changed,
+                on_alarm=self._alarmed,
             )
             if self._queues[queue.id].failed:
                 row = self.store.queue(queue.id)
@@ -472,6 +474,10 @@ class Middleware:
         else:
             self._monitor.wake(self._event("failed_mode_left", queue, "A zero receipt was signed."))
 
+    def _alarmed(self, queue: Queue, text: str) -> None:
+        """Called by a queue whose TSE signed something that does not verify."""
+        self._monitor.wake(self._event("signature_mismatch", queue, text))
+
     def _event(self, kind: EventKind, queue: Queue, text: str) -> Event:
         return Event(
             kind=kind,
@@ -663,7 +669,15 @@ def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
     driver = DRIVERS.get(scu.driver)
     if driver is None:
         raise _no_driver(scu)
-    return driver(scu_folder(folder, scu.id), scu.options, clock)
+    opened = driver(scu_folder(folder, scu.id), scu.options, clock)
+    if scu.signature_check is not None:
+        if not isinstance(opened, ScuCore):
+            opened.close()
+            raise ConfigurationError(
+                f"SCU {scu.id}: the driver {scu.driver!r} leaves 'signature_check' to the other end; set it there"
+            )
+        opened.check_signatures(scu.signature_check)
+    return opened
 
 
 def _no_driver(scu: ScuConfig) -> ConfigurationError:

@@ -155,6 +155,7 @@ class Queue:
         export_folder: Path | None = None,
         sleep: Callable[[float], None] = pause,
         on_mode: Callable[[Queue], None] | None = None,
+        on_alarm: Callable[[Queue, str], None] | None = None,
     ) -> None:
         self.queue_id = queue_id
         self.cash_box_id = cash_box_id
@@ -164,6 +165,7 @@ class Queue:
         self._new_guid = new_guid
         self._sleep = sleep
         self._on_mode = on_mode
+        self._on_alarm = on_alarm
         self._own_client: tuple[ScuBinding, ScuClient] | None = None
         self._used_at = time.monotonic()
         self.failure = ""
@@ -605,9 +607,17 @@ class Queue:
             self._commit(change)
         self._due += change.exports
         self._stale = False
+        if work.alarms:
+            self._alarm(work)
         if self.failed != was_failed and self._on_mode is not None:
             self._on_mode(self)
         return text
+
+    def _alarm(self, work: Work) -> None:
+        """Tell the host of signatures that do not verify; they are journalled."""
+        if self._on_alarm is not None:
+            for text in work.alarms:
+                self._on_alarm(self, text)
 
     def _reject(self, item: QueueItemRow, work: Work, error: Exception) -> bytes:
         """Store the error response; raise ``error`` to the caller, or answer it to a v2-tagged request."""
@@ -671,6 +681,8 @@ class Queue:
         if work is not None:
             work.effects.apply(self._transactions)
         self._stale = False
+        if work is not None and work.alarms:
+            self._alarm(work)
         return text
 
     def _response(

@@ -10,19 +10,27 @@ import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
-from fiskal.germany import texts
+from fiskal.germany import notifications, texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
 from fiskal.scu.contract import (
     FinishTransactionRequest,
     FinishTransactionResponse,
+    Mismatch,
     StartTransactionRequest,
     StartTransactionResponse,
     TseInfo,
     UpdateTransactionRequest,
     UpdateTransactionResponse,
 )
-from fiskal.scu.errors import ClientError, NotSupported, OutcomeUnknown, ScuError, TseRejected
+from fiskal.scu.errors import (
+    ClientError,
+    NotSupported,
+    OutcomeUnknown,
+    ScuError,
+    SignatureMismatch,
+    TseRejected,
+)
 from fiskal.store.interface import (
     ActionRow,
     Change,
@@ -43,6 +51,11 @@ if TYPE_CHECKING:
 
 
 _Row = TypeVar("_Row", OpenTransactionRow, FailedTransactionRow, DoubtfulStartRow)
+_Answer = TypeVar("_Answer", StartTransactionResponse, UpdateTransactionResponse, FinishTransactionResponse)
+_Asked = TypeVar("_Asked", StartTransactionRequest, UpdateTransactionRequest, FinishTransactionRequest)
+
+MISMATCH_TYPE = "4445000000000000-SignatureMismatch"
+"""Journal entries about signatures of a TSE that do not verify; their DataJson is a :class:`Mismatch`."""
 
 
 class Action(NamedTuple):
@@ -209,6 +222,7 @@ class Work:
         "_move_on",
         "_persist",
         "actions",
+        "alarms",
         "binding",
         "case",
         "clock",
@@ -278,6 +292,8 @@ class Work:
         """The SCU switch that this receipt finishes or voids."""
         self.effects = Effects()
         self.actions: list[Action] = []
+        self.alarms: list[str] = []
+        """Of signatures that do not verify, for the listeners of the host."""
         self._calls: list[str] = []
         self._persist = persist
         self._move_on = move_on
@@ -354,6 +370,21 @@ class Work:
 
     # ---- TSE primitives -------------------------------------------------------------------------
 
+    def _signed(self, call: Callable[[_Asked], _Answer], request: _Asked) -> _Answer:
+        """Call the TSE; a signature that does not verify is journalled, whether it is answered or not."""
+        try:
+            answer = call(request)
+        except SignatureMismatch as error:
+            self._alarm(error.mismatch)
+            raise
+        if answer.signature_data.mismatch is not None:
+            self._alarm(answer.signature_data.mismatch)
+        return answer
+
+    def _alarm(self, found: Mismatch) -> None:
+        self.alarms.append(found.text)
+        self.actions.append(Action(MISMATCH_TYPE, found.text, notifications.to_json(found)))
+
     def start(self, reference: str) -> StartTransactionResponse:
         """TX-START: begin a transaction and note it as open."""
         response = self._begin()
@@ -379,8 +410,9 @@ class Work:
 
     def start_for(self, item_id: str, client_id: str, *, is_retry: bool) -> StartTransactionResponse:
         """Begin a transaction on behalf of a queue item."""
-        response = self.scu.start_transaction(
-            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry)
+        response = self._signed(
+            self.scu.start_transaction,
+            StartTransactionRequest(client_id=client_id, queue_item_id=item_id, is_retry=is_retry),
         )
         self._calls.append(
             f"S{response.transaction_number}:{response.signature_data.signature_counter}"
@@ -407,13 +439,14 @@ class Work:
 
     def update(self, number: int) -> UpdateTransactionResponse:
         """TX-UPDATE with empty processType and processData, as DSFinV-K Anhang I wants it."""
-        response = self.scu.update_transaction(
+        response = self._signed(
+            self.scu.update_transaction,
             UpdateTransactionRequest(
                 client_id=self.state.cash_box_identification,
                 transaction_number=number,
                 queue_item_id=self.tse_item_id,
                 is_retry=self.repeats,
-            )
+            ),
         )
         self._calls.append(f"U{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response
@@ -429,7 +462,8 @@ class Work:
         is_retry: bool = False,
     ) -> FinishTransactionResponse:
         """Finish a transaction on the TSE; which open row that closes is the caller's knowledge."""
-        response = self.scu.finish_transaction(
+        response = self._signed(
+            self.scu.finish_transaction,
             FinishTransactionRequest(
                 client_id=client_id or self.state.cash_box_identification,
                 transaction_number=number,
@@ -437,7 +471,7 @@ class Work:
                 process_data_base64=process_data_base64,
                 queue_item_id=item_id or self.tse_item_id,
                 is_retry=is_retry or self.repeats,
-            )
+            ),
         )
         self._calls.append(f"F{number}:{response.signature_data.signature_counter}:{response.time_stamp}")
         return response

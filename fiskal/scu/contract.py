@@ -27,13 +27,43 @@ class Message(msgspec.Struct, frozen=True, rename="pascal", omit_defaults=False,
     """Base of all SCU messages: immutable, PascalCase on the wire."""
 
 
+class Mismatch(msgspec.Struct, frozen=True, rename="pascal", kw_only=True):
+    """A signature that does not prove what was to be signed: what was asked, what came back, and why that is not
+    enough. ``log_message_base64`` is the TSE's own message, where the driver has it."""
+
+    reason: str
+    operation: str
+    queue_item_id: str
+    client_id: str
+    process_type: str
+    process_data_base64: str
+    transaction_number: int
+    signature_counter: int
+    log_time: str
+    signature_base64: str
+    signature_algorithm: str
+    log_time_format: str
+    public_key_base64: str
+    tse_serial_number_octet: str
+    log_message_base64: str | None
+
+    @property
+    def text(self) -> str:
+        return f"Signature {self.signature_counter} of the TSE does not verify: {self.reason}."
+
+
 class TseSignatureData(Message, frozen=True):
-    """One signature. ``signature_base64`` is the signature as it stands in the log message."""
+    """One signature. ``signature_base64`` is the signature as it stands in the log message.
+
+    ``mismatch`` is not on the wire: the SCU found that the signature does not hold, and is told to answer it all
+    the same.
+    """
 
     signature_counter: int
     signature_algorithm: str
     signature_base64: str
     public_key_base64: str
+    mismatch: Mismatch | None = None
 
 
 class StartTransactionRequest(Message, frozen=True):

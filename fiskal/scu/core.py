@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final, NoReturn, TypeVar
 
+import msgspec
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import Clock, from_unix, now
 from fiskal.errors import ConfigurationError, FiskalError
@@ -56,6 +56,7 @@ from fiskal.scu.errors import (
     NotSupported,
     OutcomeUnknown,
     ScuError,
+    SignatureMismatch,
     TseRejected,
     Unreachable,
 )
@@ -70,11 +71,11 @@ from fiskal.scu.refusals import (
     wrong_state,
 )
 from fiskal.scu.scheduler import Scheduler, Urgency
-from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of
-from fiskal.tse.certificates import CertificateError, key_of, load_certificates
-from fiskal.tse.logmessage import LogMessageError, parse
+from fiskal.scu.signcheck import MODES, Mode, SignTimeCheck, key_fault, mismatch
+from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
+from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.tar import Sink
-from fiskal.tse.verify import SignatureCheck, Statement
+from fiskal.tse.verify import SignatureCheck
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +94,9 @@ class ScuCore:
     """The :class:`fiskal.scu.contract.Scu` over one driver.
 
     ``calls`` remembers calls for drivers that cannot do so themselves; such a driver without it raises
-    :class:`fiskal.errors.ConfigurationError`. ``verify_signatures`` checks every signature before it is
-    answered (None: if the key is outside this process). ``info_cache_s`` is how long a transaction call may
+    :class:`fiskal.errors.ConfigurationError`. ``signature_check`` is what becomes of an answer whose signature
+    does not hold (:data:`fiskal.scu.signcheck.Mode`); None is ``failed_mode``, and ``off`` if the key is in this
+    process, where nothing could come between. ``info_cache_s`` is how long a transaction call may
     rely on the state, clients and open numbers seen last; ``lock_timeout_s`` how long a call without a
     deadline waits for its turn.
     """
@@ -105,7 +107,7 @@ class ScuCore:
         *,
         calls: CallStore | None = None,
         clock: Clock = now,
-        verify_signatures: bool | None = None,
+        signature_check: Mode | None = None,
         info_cache_s: float = 60.0,
         lock_timeout_s: float = 60.0,
         exports: ExportSettings | None = None,
@@ -126,8 +128,8 @@ class ScuCore:
         """What the calls of a block waited ahead of it, for the observer of the first one."""
         self._closed = False
         self._exports = ExportSessions(exports or ExportSettings(), self._export)
-        self._verify = not driver.key_in_process if verify_signatures is None else verify_signatures
-        self._check: SignatureCheck | None = None
+        self._check_mode: Mode = "off"
+        self._check: SignTimeCheck | None = None
 
         self._seen_at = _NEVER
         self._info: TseInfo | None = None
@@ -136,6 +138,17 @@ class ScuCore:
         self._open: dict[int, tuple[str | None, int | None]] = {}  # number: client, start time
         self._expires_at: int | None = None
         self._serial = self._algorithm = self._public_key = self._time_format = ""
+        self.check_signatures(signature_check)
+
+    def check_signatures(self, mode: Mode | None) -> None:
+        """Choose what becomes of signatures that do not hold, before the first call; as ``signature_check``."""
+        if mode is None:
+            mode = "off" if self._driver.key_in_process else "failed_mode"
+        if mode not in MODES:
+            raise ConfigurationError(f"signature_check is {mode!r}; it is one of {', '.join(MODES)}")
+        self._check_mode = mode
+        self._info = None  # the TSE is looked at anew
+        self._seen_at = _NEVER
 
     deduplicates = True
     """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
@@ -196,7 +209,7 @@ class ScuCore:
     def _refresh(self, deadline: Deadline | None) -> TseInfo:
         info = self._driver.info(deadline)
         previous = self._info
-        if previous is None or previous.serial_number_octet != info.serial_number_octet:
+        if previous is None or _identity(previous) != _identity(info):
             self._bind(info)
         if previous is None or previous.certificates_base64 != info.certificates_base64:
             self._expires_at = _expiry(info)
@@ -219,19 +232,20 @@ class ScuCore:
         if self._calls is not None:
             self._calls.bind(self._serial)
             self._open = dict(self._calls.open_transactions())
-        if self._verify:
+        self._check = None
+        if self._check_mode != "off":
             try:
-                self._check = SignatureCheck(
+                check = SignatureCheck(
                     public_key=base64.b64decode(info.public_key_base64),
                     algorithm=info.signature_algorithm,
                     time_format=info.log_time_format,
                 )
-            except (AlgorithmNotSupported, KeyNotUsable) as error:
+            except (AlgorithmNotSupported, KeyNotUsable, ValueError) as error:
                 raise Misconfigured("PROTOCOL_ERROR", f"Signatures cannot be verified: {error}") from error
-            if not _has_certificate(info, self._check.key):
-                raise Misconfigured(
-                    "PROTOCOL_ERROR", "The public key that the TSE shows is not that of its certificate."
-                )
+            fault = key_fault(info, check.key)
+            if fault and self._check_mode == "failed_mode":
+                raise Misconfigured("PROTOCOL_ERROR", f"Nothing is signed: {fault}.")
+            self._check = SignTimeCheck(check, fault)
 
     def _refusal(self, client_id: str, number: int | None) -> TseRejected | None:
         if self._state is not TseStates.INITIALIZED:
@@ -329,6 +343,7 @@ class ScuCore:
             signature_algorithm=self._algorithm,
             signature_base64=binascii.b2a_base64(signed.signature, newline=False).decode("ascii"),
             public_key_base64=self._public_key,
+            mismatch=signed.mismatch,
         )
 
     def _execute(
@@ -422,17 +437,15 @@ class ScuCore:
             raise
         return self._complete(call, signed)
 
-    def _complete(self, call: Call, signed: Signed) -> Signed:
+    def _complete(self, call: Call, signed: Signed, *, remembered: bool = False) -> Signed:
         """Check an answer, remember it, and keep the list of open numbers."""
         calls = self._calls if call.queue_item_id else None
-        if self._check is not None and signed.signature and not _holds(self._check, call, signed):
+        try:
+            signed = self._proven(call, signed, remembered=remembered)
+        except SignatureMismatch:
             if calls is not None:
                 self._note(calls.failed, call, CallState.UNKNOWN)
-            raise OutcomeUnknown(
-                "PROTOCOL_ERROR",
-                f"The signature {signed.signature_counter} that the TSE answered does not verify.",
-                transaction_number=signed.transaction_number or None,
-            )
+            raise
         if call.op == "start":
             self._open[signed.transaction_number] = (call.client_id, signed.time_stamp)
         elif call.op == "finish":
@@ -441,7 +454,7 @@ class ScuCore:
                 _, started = self._calls.open_transactions().get(call.transaction_number, (None, None))
             if started is not None and signed.start_time_stamp != started:
                 # What start answered is what finish must answer, whatever the vendor thinks.
-                signed = _with_start(signed, started)
+                signed = msgspec.structs.replace(signed, start_time_stamp=started)
             if signed.start_time_stamp is None:
                 log.error("the start time of transaction %d is lost", call.transaction_number)
         if calls is not None:
@@ -449,6 +462,21 @@ class ScuCore:
         elif self._calls is not None and call.op != "update":
             self._note(self._calls.track, call, signed)
         return signed
+
+    def _proven(self, call: Call, signed: Signed, *, remembered: bool) -> Signed:
+        """``signed``, with its mismatch if there is one and it is to be answered all the same. Raises
+        SignatureMismatch."""
+        if self._check is None:
+            return signed
+        fault = self._check.fault(call, signed, remembered=remembered)
+        if not fault:
+            return signed
+        assert self._info is not None  # the check was made of it
+        found = mismatch(fault, call, signed, self._info)
+        log.error("TSE %s: %s", self._serial, found.text)
+        if self._check_mode == "failed_mode":
+            raise SignatureMismatch(found)
+        return msgspec.structs.replace(signed, mismatch=found)
 
     @staticmethod
     def _note(write: Callable[[Call, _T], None], call: Call, value: _T) -> None:
@@ -470,7 +498,7 @@ class ScuCore:
                 return None, call
             _compare(call, remembered.request_sha256)
             self._identify(deadline)
-            return remembered.signed, call
+            return self._proven(call, remembered.signed, remembered=True), call
         self._identify(deadline)
         row = self._calls.latest(call)
         if row is None:
@@ -483,11 +511,11 @@ class ScuCore:
             return None, call  # it certainly was not executed, whatever it was
         _compare(call, row.request_sha256)
         if row.signed is not None:
-            return row.signed, call
+            return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
         outcome = self._driver.reconcile(call, row.open_before, deadline)
         if isinstance(outcome, Signed):
-            return self._complete(call, outcome), call
+            return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:
             raise OutcomeUnknown(
                 "NO_RESPONSE",
@@ -769,32 +797,6 @@ def _compare(call: Call, remembered_sha256: bytes) -> None:
         )
 
 
-def _holds(check: SignatureCheck, call: Call, signed: Signed) -> bool:
-    """True if a signature is one over the call it answers."""
-    if signed.log_message is not None:
-        try:
-            message = parse(signed.log_message)
-        except LogMessageError:
-            return False
-        return (
-            message.signature == signed.signature
-            and message.signature_counter == signed.signature_counter
-            and message.transaction_number == signed.transaction_number
-            and message.client_id == call.client_id
-            and message.verify(check.key)
-        )
-    statement = Statement(
-        call.op,
-        call.client_id,
-        call.process_type,
-        call.process_data,
-        signed.transaction_number,
-        signed.signature_counter,
-        signed.time_stamp,
-    )
-    return check.find(statement, signed.signature) is not None
-
-
 def _generation(call: Call, generation: int) -> Call:
     return Call(
         call.op,
@@ -807,26 +809,15 @@ def _generation(call: Call, generation: int) -> Call:
     )
 
 
-def _with_start(signed: Signed, started: int) -> Signed:
-    return Signed(
-        signed.transaction_number,
-        signed.signature_counter,
-        signed.time_stamp,
-        signed.signature,
-        started,
-        signed.log_message,
+def _identity(info: TseInfo) -> tuple[object, ...]:
+    """What a TSE does not change in its life."""
+    return (
+        info.serial_number_octet,
+        info.public_key_base64,
+        info.certificates_base64,
+        info.signature_algorithm,
+        info.log_time_format,
     )
-
-
-def _has_certificate(info: TseInfo, key: ec.EllipticCurvePublicKey) -> bool:
-    """True if one of the TSE's certificates is that of ``key``, or if it shows none that can be read."""
-    points = []
-    for text in info.certificates_base64:
-        try:
-            points += [point_of(key_of(each)) for each in load_certificates(base64.b64decode(text))]
-        except (CertificateError, ValueError):
-            continue  # _expiry tells the log
-    return not points or point_of(key) in points
 
 
 def _expiry(info: TseInfo) -> int | None:

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from fiskal.scu.contract import Deadline, TseInfo, TseStates
+from fiskal.scu.contract import Deadline, Mismatch, TseInfo, TseStates
 from fiskal.tse.tar import Sink
 
 Op = Literal["start", "update", "finish"]
@@ -42,7 +42,8 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
 
     An update that the TSE keeps for later has ``signature_counter`` 0 and an empty signature.
     ``start_time_stamp`` is given with a finish if the driver knows it. ``log_message`` is the complete
-    message if the driver has it; otherwise it is rebuilt where a signature is checked.
+    message if the driver has it; otherwise it is rebuilt where a signature is checked. ``mismatch`` is set by
+    the core.
     """
 
     transaction_number: int
@@ -51,6 +52,7 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
     signature: bytes
     start_time_stamp: int | None = None
     log_message: bytes | None = None
+    mismatch: Mismatch | None = None
 
 
 class Remembered(msgspec.Struct, frozen=True):

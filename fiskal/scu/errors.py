@@ -17,6 +17,7 @@ OutcomeUnknown     maybe      failed mode, repeated only with IsRetry and the sa
 from __future__ import annotations
 
 from fiskal.errors import FiskalError
+from fiskal.scu.contract import Mismatch
 
 
 class ScuError(FiskalError):
@@ -69,3 +70,14 @@ class OutcomeUnknown(ScuError):
     """The call was sent and no usable answer came: it may have been executed."""
 
     retryable = True
+
+
+class SignatureMismatch(OutcomeUnknown):
+    """The TSE answered with a signature that does not verify. A repetition asks it again for the same answer,
+    which heals what a bad line did, and nothing else."""
+
+    def __init__(self, mismatch: Mismatch) -> None:
+        super().__init__(
+            "PROTOCOL_ERROR", mismatch.text, transaction_number=mismatch.transaction_number or None
+        )
+        self.mismatch = mismatch

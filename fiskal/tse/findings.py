@@ -37,6 +37,8 @@ class Code(enum.StrEnum):
     CHAIN_INCOMPLETE = "the chain of certificates does not reach a root"
     UNTRUSTED_ROOT = "the chain of certificates is consistent, its root is not known to be trusted"
     CERTIFICATE_NOT_VALID = "a certificate was not valid at logTime"
+    CERTIFICATE_REVOKED = "a certificate was revoked by its issuer"
+    REVOCATION_UNKNOWN = "whether a certificate was revoked is not known"
     COUNTER_DUPLICATE = "two different messages have one signatureCounter"
     MESSAGE_TWICE = "a message is there twice"
     ARCHIVES_OVERLAP = "messages are in several of the archives"

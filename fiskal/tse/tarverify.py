@@ -24,7 +24,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from fiskal import clock
 from fiskal.clock import TICKS_PER_SECOND, from_unix
+from fiskal.core import format_ticks
 from fiskal.errors import FiskalError
 from fiskal.tse.algorithms import point_of, serial_of_point
 from fiskal.tse.archive import Archive, ArchiveError
@@ -32,6 +34,7 @@ from fiskal.tse.certificates import X509_ERRORS, is_ca, issued_by, load_certific
 from fiskal.tse.checking import AUDIT, FINISH, OTHER, START, TRANSACTION_OTHER, UPDATE, Result, Task
 from fiskal.tse.findings import MAX_FINDINGS_EACH, Code, Severity, TarFinding
 from fiskal.tse.ledger import MAX_TSES, Ledger, Span, Stretch, TseEvent
+from fiskal.tse.revocation import Revocation, RevocationLists
 from fiskal.tse.tar import Member, Source, TarError, read_segments
 from fiskal.tse.workers import check_all
 
@@ -112,6 +115,7 @@ class TseReport:
     open_transactions: list[int] = field(default_factory=list)
     """The first of the open ones."""
     trust: Trust = Trust.NO_CERTIFICATE
+    revocation: Revocation = Revocation.NOT_CHECKED
     certificates: list[CertificateReport] = field(default_factory=list)
     clients: list[ClientReport] = field(default_factory=list)
     events: list[TseEvent] = field(default_factory=list)
@@ -187,11 +191,17 @@ class VerifiedLog:
 
 
 def verify_tar(
-    stream: Source, trusted_roots: Sequence[x509.Certificate] = (), *, filtered: bool = False
+    stream: Source,
+    trusted_roots: Sequence[x509.Certificate] = (),
+    *,
+    filtered: bool = False,
+    revocation_lists: Sequence[x509.CertificateRevocationList] = (),
 ) -> TarReport:
-    """Verify one archive read from a stream, in this process."""
+    """Verify one archive read from a stream, in this process; as :func:`verify_archives`."""
     archive = Archive("", 0, lambda: contextlib.nullcontext(stream))
-    return verify_archives([archive], trusted_roots, filtered=filtered, workers=1)
+    return verify_archives(
+        [archive], trusted_roots, filtered=filtered, revocation_lists=revocation_lists, workers=1
+    )
 
 
 def verify_archives(
@@ -199,6 +209,8 @@ def verify_archives(
     trusted_roots: Sequence[x509.Certificate] = (),
     *,
     filtered: bool = False,
+    revocation_lists: Sequence[x509.CertificateRevocationList] = (),
+    now: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> TarReport:
@@ -207,12 +219,20 @@ def verify_archives(
 
     ``trusted_roots`` are the trust anchors: if there are any, every chain must lead to one of them.
     ``filtered`` says that the exports were asked for only a part of the log, so that gaps prove nothing.
+    ``revocation_lists`` (:func:`fiskal.tse.revocation.load_revocation_lists`) are asked about every certificate
+    below a root; ``now`` (ticks, by default this moment) is when they must not be older than a day.
     ``workers`` is the number of processes, by default one per core. Raises
     :class:`fiskal.tse.workers.WorkerError` if one of them dies, :class:`LedgerError` if there is no room for what
     has to be kept.
     """
     with verified_log(
-        archives, trusted_roots, filtered=filtered, workers=workers, progress=progress
+        archives,
+        trusted_roots,
+        filtered=filtered,
+        revocation_lists=revocation_lists,
+        now=now,
+        workers=workers,
+        progress=progress,
     ) as verified:
         return verified.report
 
@@ -223,6 +243,8 @@ def verified_log(
     trusted_roots: Sequence[x509.Certificate] = (),
     *,
     filtered: bool = False,
+    revocation_lists: Sequence[x509.CertificateRevocationList] = (),
+    now: int | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[VerifiedLog]:
@@ -231,7 +253,8 @@ def verified_log(
     Raises :class:`LedgerError` too if there is no room for the temporary database.
     """
     with contextlib.closing(Ledger()) as ledger:
-        verifier = _Verifier(ledger, list(archives), trusted_roots, filtered)
+        lists = RevocationLists(revocation_lists, clock.now() if now is None else now)
+        verifier = _Verifier(ledger, list(archives), trusted_roots, filtered, lists)
         try:
             verifier.run(os.cpu_count() or 1 if workers is None else workers, progress)
         except sqlite3.Error as error:
@@ -256,7 +279,9 @@ class _Verifier:
         archives: list[Archive],
         trusted_roots: Sequence[x509.Certificate],
         filtered: bool,
+        revocation_lists: RevocationLists,
     ) -> None:
+        self.revocation_lists = revocation_lists
         self.report = TarReport(archives=[ArchiveReport(archive.name) for archive in archives])
         self.ledger = ledger
         self.archives = archives
@@ -456,6 +481,7 @@ class _Verifier:
             chain = order_chain(held, [*self.trusted, *self.all_certificates]).certificates
             tse.trust = self.judge(chain)
             tse.certificates = [self.describe(certificate) for certificate in chain]
+            self.check_revocation(chain, number, tse)
         except X509_ERRORS as error:
             tse.trust = Trust.BROKEN
             self.note(Severity.ERROR, Code.CHAIN_BROKEN, text=str(error))
@@ -473,6 +499,27 @@ class _Verifier:
             if count:
                 text = f"{count} messages, {certificate.subject}"
                 self.note_row(Severity.ERROR, Code.CERTIFICATE_NOT_VALID, row, text)
+
+    def check_revocation(self, chain: Sequence[x509.Certificate], number: int, tse: TseReport) -> None:
+        """A revoked certificate proves nothing from then on; what was signed before stands (TR-03153-1 §10)."""
+        found = self.revocation_lists.judge(chain)
+        tse.revocation = found.state
+        for certificate, since, reason in found.revoked:
+            text = f"{certificate.subject.rfc4514_string(_NAMES)}: {reason}"
+            if since is None:
+                text += ", and nobody says since when the key is not to be trusted"
+                self.note(Severity.ERROR, Code.CERTIFICATE_REVOKED, text=text)
+                continue
+            text += f", {format_ticks(since)[:19]}Z"
+            count, row = self.ledger.outside(number, 0, since)
+            if count:
+                self.note_row(
+                    Severity.ERROR, Code.CERTIFICATE_REVOKED, row, f"{text}: {count} messages are younger"
+                )
+            else:
+                self.note(Severity.WARNING, Code.CERTIFICATE_REVOKED, text=f"{text}: all messages are older")
+        for doubt in found.doubts:
+            self.note(Severity.WARNING, Code.REVOCATION_UNKNOWN, text=doubt)
 
     def describe(self, certificate: x509.Certificate) -> CertificateReport:
         key = certificate.public_key()

@@ -32,7 +32,10 @@ OPERATIONS: Final = {"start": LOG_START, "update": LOG_UPDATE, "finish": LOG_FIN
 
 
 class Statement(NamedTuple):
-    """What a transaction log says. ``operation`` is start, update or finish; ``log_time`` ticks."""
+    """What a transaction log says. ``operation`` is start, update or finish; ``log_time`` ticks.
+
+    ``earlier`` are pieces of process data in front of the last one, of updates that were not signed.
+    """
 
     operation: str
     client_id: str
@@ -41,6 +44,7 @@ class Statement(NamedTuple):
     transaction_number: int
     signature_counter: int
     log_time: int
+    earlier: tuple[bytes, ...] = ()
 
 
 class Variant(NamedTuple):
@@ -139,7 +143,8 @@ class SignatureCheck:
                 version=variant.version,
                 time_format=variant.time_format,
             )
-        data = statement.process_data
+        pieces = (*statement.earlier, statement.process_data)
+        data = b"".join(pieces)
         builder.transaction(
             OPERATIONS[statement.operation],
             statement.client_id.encode(),
@@ -148,7 +153,7 @@ class SignatureCheck:
             statement.transaction_number,
             statement.signature_counter,
             (statement.log_time - UNIX_EPOCH_TICKS) // TICKS_PER_MILLISECOND,
-            chunks=(len(data),) if variant.chunked else None,
+            chunks=[len(piece) for piece in pieces] if variant.chunked else None,
         )
         return builder.tbs
 

@@ -123,10 +123,34 @@ class Broken:
 
 
 def test_a_worker_ends_with_its_input() -> None:
+    package = Path(workers.__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-m", "fiskal.tse.workers"], input=b"", capture_output=True, timeout=60, check=False
+        [sys.executable, "-P", "-c", workers._PROGRAM, str(package)],
+        input=b"",
+        capture_output=True,
+        timeout=60,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_worker_starts_nothing_it_does_not_need(tmp_path: Path) -> None:
+    """No host, and nothing that lies in the folder it is started in."""
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(7)")
+    package = Path(workers.__file__).parent.parent
+    program = workers._PROGRAM.replace(
+        "main()\n", "print([name for name in sys.modules if 'fiskal' in name])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program, str(package)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert "fiskal.tse.checking" in done.stdout
+    for room in ("fiskal.queue", "fiskal.host", "fiskal.scu", "fiskal.store"):
+        assert room not in done.stdout
 
 
 def test_progress_ends_at_all_bytes(large: bytes, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from fiskal.scu.contract import RegisterClientIdRequest, TseState, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Driver
 from fiskal.scu.exports import ExportSettings
+from fiskal.scu.signcheck import Mode
 from fiskal.scu.software import access, rehearsal
 from fiskal.scu.software.aggregating import AggregatingTse
 from fiskal.scu.software.protected import ProtectedTse
@@ -31,7 +32,7 @@ def open_software_tse(
     clock: Clock = now,
     client_ids: Iterable[str] = (),
     create: bool = True,
-    verify_signatures: bool = False,
+    signature_check: Mode | None = None,
     updates: Literal["signed", "unsigned"] = "signed",
     admin_pin: str | None = None,
     rehearse: Rehearsal | None = None,
@@ -43,6 +44,7 @@ def open_software_tse(
     :class:`SoftwareTse`, whose errors this raises. ``rehearse``, or a ``rehearse.json`` in the folder, makes
     it play a device (:class:`RehearsedTse`). ``updates`` unsigned keeps them for later
     (:class:`AggregatingTse`); ``admin_pin`` is for a TSE that has users (:class:`ProtectedTse`).
+    ``signature_check`` as in :class:`ScuCore`: by default a TSE that plays a device is checked, another is not.
     """
     if updates not in ("signed", "unsigned"):
         raise ConfigurationError(f"'updates' is {updates!r}; a TSE has them signed or unsigned.")
@@ -60,7 +62,7 @@ def open_software_tse(
     scu = ScuCore(
         driver,
         clock=clock,
-        verify_signatures=verify_signatures,
+        signature_check=signature_check,
         exports=ExportSettings(folder=Path(directory) / "exports"),
     )
     try:

@@ -49,6 +49,7 @@ FaultKind = Literal[
     "unreachable",
     "time_out",
     "lose_answer",
+    "wrong_signature",
     "memory_full",
     "certificate_expired",
     "time_not_set",
@@ -59,6 +60,10 @@ FAULT_KINDS: Final[dict[FaultKind, tuple[frozenset[str], str]]] = {
     "unreachable": (_ALL, "the TSE cannot be reached: nothing is executed"),
     "time_out": (TRANSACTIONS, "the TSE never answers: nothing is executed, the caller cannot know"),
     "lose_answer": (TRANSACTIONS, "the call is executed, its answer is lost"),
+    "wrong_signature": (
+        TRANSACTIONS,
+        "the call is executed and answered with a signature that does not hold",
+    ),
     "memory_full": (TRANSACTIONS, "the TSE refuses: its log memory is full"),
     "certificate_expired": (
         frozenset({"start"}),
@@ -205,6 +210,7 @@ class RehearsedTse(ForwardingDriver):
         self._free_at = monotonic()
         self._used = read_used(tse.directory)
         self._anonymous: dict[int, int] = {}
+        self._forged: set[int] = set()
         self._seen: tuple[int, int, int] | None = None
         self._plan = Rehearsal()
         self._samplers: dict[str, Sampler] = {}
@@ -317,20 +323,29 @@ class RehearsedTse(ForwardingDriver):
             raise _no_answer(operation)
         if fault == "lose_answer":
             raise _no_answer(operation)
+        if fault == "wrong_signature" and isinstance(answer, Signed) and answer.signature:
+            self._forged.add(answer.signature_counter)
         return answer
+
+    def _said(self, signed: Signed) -> Signed:
+        """What this TSE says of a signature, now and whenever it is asked again."""
+        if signed.signature_counter not in self._forged:
+            return signed
+        wrong = signed.signature[:-1] + bytes([signed.signature[-1] ^ 1])
+        return msgspec.structs.replace(signed, signature=wrong, log_message=None)
 
     def _wait_until(self, moment: float) -> None:
         while (seconds := moment - self._monotonic()) > 0:
             self._sleep(seconds)
 
     def start(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("start", deadline, lambda: self.inner.start(call, deadline))
+        return self._said(self._call("start", deadline, lambda: self.inner.start(call, deadline)))
 
     def update(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("update", deadline, lambda: self.inner.update(call, deadline))
+        return self._said(self._call("update", deadline, lambda: self.inner.update(call, deadline)))
 
     def finish(self, call: Call, deadline: Deadline | None) -> Signed:
-        return self._call("finish", deadline, lambda: self.inner.finish(call, deadline))
+        return self._said(self._call("finish", deadline, lambda: self.inner.finish(call, deadline)))
 
     def info(self, deadline: Deadline | None) -> TseInfo:
         return self._call("info", deadline, lambda: self.inner.info(deadline))
@@ -391,7 +406,8 @@ class RehearsedTse(ForwardingDriver):
         for fault in self._plan.faults or ():
             if fault.kind == "unreachable" and fault.times is None and call.op in fault.operations:
                 raise _unreachable()
-        return super().recall(call)
+        found = super().recall(call)
+        return None if found is None else Remembered(found.request_sha256, self._said(found.signed))
 
     def close(self) -> None:
         try:
