@@ -6,13 +6,15 @@
 Starts a server of its own: the application and the settings of ``fiskal serve``, with one more route that answers
 ``{}`` when it has the body. wrk asks both in turns with the same receipts, every connection with a queue after the
 other, so that the ratio holds whatever else the machine does. ``--null-store`` and ``--null-tse`` leave the disk and
-the signatures out and show what HTTP itself costs. The median of the rounds is printed.
+the signatures out and show what HTTP itself costs. The median of the rounds is printed; "CPU" is the processor time of
+the server per request, which other work on the machine disturbs less than the rates.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -24,6 +26,7 @@ from typing import Any
 from litestar import Request, post
 from litestar.response.base import ASGIResponse
 
+from bench import bare
 from bench.shop import basket, host
 from fiskal.cli.serve import Server, bind, server_config
 from fiskal.host.http import JSON, create_app
@@ -31,17 +34,17 @@ from fiskal.host.http import JSON, create_app
 SCRIPT = """
 local bodies = {}
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
-local n, step = 0, 0
-function setup(thread) thread:set("seed", 1) end
+local n = 0
 function request()
   n = n + 1
   return wrk.format("POST", nil, {["Content-Type"] = "application/json"}, bodies[n %% #bodies + 1])
 end
 function done(summary, latency, requests)
   local e = summary.errors
-  io.write(string.format('{"rate":%%f,"p50":%%f,"p99":%%f,"max":%%f,"errors":%%d}\\n',
-    summary.requests / summary.duration * 1e6, latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    latency.max / 1e3, e.connect + e.read + e.write + e.status + e.timeout))
+  local failed = e.connect + e.read + e.write + e.status + e.timeout
+  local format = '{"rate":%%f,"count":%%d,"p50":%%f,"p99":%%f,"errors":%%d}\\n'
+  io.write(string.format(format, summary.requests / summary.duration * 1e6, summary.requests,
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, failed))
 end
 """
 
@@ -72,8 +75,17 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
             Server(server_config(app), lambda: print(port, flush=True)).run(sockets=[listener])
 
 
-def load(script: Path, port: int, path: str, connections: int, seconds: float) -> dict[str, float]:
-    """One run of wrk; latencies in milliseconds."""
+def cpu_s(pid: int) -> float:
+    """Processor time that a process has taken, all its threads, on Linux."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(
+    script: Path, server: subprocess.Popen[str], port: int, path: str, connections: int, seconds: float
+) -> dict[str, float]:
+    """One run of wrk; latencies in milliseconds, processor time per request in microseconds."""
+    before = cpu_s(server.pid)
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script)]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE, text=True, check=True
@@ -81,6 +93,7 @@ def load(script: Path, port: int, path: str, connections: int, seconds: float) -
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     if found["errors"]:
         raise SystemExit(f"{found['errors']:g} requests to {path} failed")
+    found["cpu"] = (cpu_s(server.pid) - before) / found["count"] * 1e6
     return found
 
 
@@ -114,32 +127,39 @@ def main() -> None:
             port = int(server.stdout.readline())
             script = folder / "script.lua"
             script.write_text(SCRIPT % (folder / "bodies"))
-            compare(options, script, port)
+            compare(options, script, server, port)
         finally:
             server.terminate()
             server.wait()
 
 
-def compare(options: argparse.Namespace, script: Path, port: int) -> None:
+def compare(options: argparse.Namespace, script: Path, server: subprocess.Popen[str], port: int) -> None:
     """Print a table in Markdown."""
-    print("| connections | empty/s | sign/s | ratio | empty p50, p99, ms | sign p50, p99, ms | p99 : p50 |")
-    print("|---:|---:|---:|---:|---:|---:|---:|")
+    flush = bare.mean(bare.committer(script.parent), 0.5)
+    print(f"a bare durable commit takes {flush * 1e6:.0f} us; load {os.getloadavg()[0]:.1f}\n")
+    print(
+        "| connections | empty/s | sign/s | ratio | empty CPU, us | sign CPU, us | ratio "
+        "| empty p50, p99, ms | sign p50, p99, ms | p99 : p50 |"
+    )
+    print("|" + "---:|" * 10)
     for path in ("/bench/empty", "/sign"):
-        load(script, port, path, options.queues, 1)
+        load(script, server, port, path, options.queues, 1)
     for connections in map(int, options.connections.split(",")):
         empties, signs = [], []
         for _ in range(options.rounds):
-            empties.append(load(script, port, "/bench/empty", connections, options.seconds))
-            signs.append(load(script, port, "/sign", connections, options.seconds))
+            empties.append(load(script, server, port, "/bench/empty", connections, options.seconds))
+            signs.append(load(script, server, port, "/sign", connections, options.seconds))
         ratios = [sign["rate"] / nothing["rate"] for nothing, sign in zip(empties, signs, strict=True)]
 
         def middle(runs: list[dict[str, float]], key: str) -> float:
             return statistics.median(run[key] for run in runs)
 
+        cpu_empty, cpu_sign = middle(empties, "cpu"), middle(signs, "cpu")
         p50, p99 = middle(signs, "p50"), middle(signs, "p99")
         print(
             f"| {connections} | {middle(empties, 'rate'):.0f} | {middle(signs, 'rate'):.0f} "
-            f"| {statistics.median(ratios):.2f} | {middle(empties, 'p50'):.2f}, {middle(empties, 'p99'):.2f} "
+            f"| {statistics.median(ratios):.2f} | {cpu_empty:.0f} | {cpu_sign:.0f} | {cpu_empty / cpu_sign:.2f} "
+            f"| {middle(empties, 'p50'):.2f}, {middle(empties, 'p99'):.2f} "
             f"| {p50:.2f}, {p99:.2f} | {p99 / p50:.1f} |",
             flush=True,
         )

@@ -244,10 +244,6 @@ def overload(load: Load) -> str:
     )
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _capacity(planned: Plan) -> str:
     shop, capacity = planned.shop, planned.capacity
     rows = [["one TSE carries", "checkouts", "receipts/s", "signatures/s", "limited by"]]
@@ -270,8 +266,8 @@ def _capacity(planned: Plan) -> str:
         text += (
             f"\nAdd a TSE when one of them gets more than {capacity.receipts_per_s:.2f} receipts/s "
             f"({capacity.receipts_per_s * 3600:.0f} per hour) in the busiest\nquarter of an hour, or more "
-            f"than {_count(capacity.checkouts, 'checkout')} of this kind; with {planned.tses} now, the shop has room "
-            f"for {_count(max(0, capacity.checkouts * (planned.tses - shop.spare) - shop.checkouts), 'checkout')} more."
+            f"than {plural(capacity.checkouts, 'checkout')} of this kind; with {planned.tses} now, the shop has room "
+            f"for {plural(max(0, capacity.checkouts * (planned.tses - shop.spare) - shop.checkouts), 'checkout')} more."
         )
     return text
 
@@ -320,7 +316,7 @@ def _queues(planned: Plan) -> str:
     shop = planned.shop
     text = (
         "Queues: one for every register that is notified to the tax office. Input devices without own register\n"
-        f"may share one, {_count(planned.checkouts_per_queue, 'terminal')} like these at the most. A further queue "
+        f"may share one, {plural(planned.checkouts_per_queue, 'terminal')} like these at the most. A further queue "
         "makes no TSE faster."
     )
     if shop.checkouts_per_queue > 1:
@@ -395,9 +391,9 @@ def ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f}"
 
 
-def plural(tses: int) -> str:
+def plural(number: int, what: str = "TSE") -> str:
     """1 TSE, 2 TSEs."""
-    return "1 TSE" if tses == 1 else f"{tses} TSEs"
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(years: float) -> str:
