@@ -8,7 +8,10 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fiskal
 BUILT  := $(wildcard csrc/*.c csrc/*.h) build.py pyproject.toml $(shell find fiskal -name '*.py')
 
-.PHONY: demo test lint bench sanitize wheel clean
+BENCH  := $(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-storage=bench/baselines \
+          --benchmark-columns=min,median,ops --benchmark-sort=name
+
+.PHONY: demo test lint bench bench-compare bench-save sanitize wheel clean
 
 demo: $(STAMP)
 	$(BIN)/fiskal demo
@@ -24,6 +27,13 @@ lint: $(STAMP)-dev
 
 bench: $(STAMP)-test
 	$(BIN)/python -m pytest bench --benchmark-enable
+
+# Beside the numbers that were saved last; a ratio that moved says more than a time.
+bench-compare: $(STAMP)-test
+	$(BENCH) --benchmark-compare
+
+bench-save: $(STAMP)-test
+	$(BENCH) --benchmark-save=baseline
 
 sanitize: $(STAMP)-test
 	sh tests/fuzz/run.sh

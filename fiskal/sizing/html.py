@@ -25,7 +25,7 @@ h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 .answer.bad {{ background: #fbeeed; border-color: #b3261e; }}
 .muted {{ color: #6b7280; }}
 pre {{ font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; background: #f9fafb; padding: .8rem 1rem;
-  overflow-x: auto; }}
+  overflow-x: auto; white-space: pre-wrap; }}
 figure {{ margin: 1.2rem 0; }}
 figure svg {{ max-width: 100%; height: auto; }}
 .pair {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }}

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from fiskal.histogram import Histogram
 from fiskal.sizing.measurement import Measurement, Point
 from fiskal.sizing.plan import Plan, formulas, run
+from fiskal.sizing.text import plural
 
 BLUE: Final = "#1f5fa8"
 ORANGE: Final = "#d1600a"
@@ -147,7 +148,7 @@ def by_tses(planned: Plan) -> str:
             assert simulation is not None  # the overloaded ones are left out
             color = GREEN if each.tses == planned.tses else BLUE if each.good else RED
             axes.bar(place, simulation.response_s[1] * 1000, width=0.55, color=color)
-            note = f"{each.load.checkouts} checkouts, busy {each.load.offered_utilisation:.0%}"
+            note = f"{plural(each.load.checkouts, 'checkout')}, busy {each.load.offered_utilisation:.0%}"
             axes.text(place, simulation.response_s[1] * 1000, note, ha="center", va="bottom", fontsize=8.5)
         axes.set_xticks(range(len(names)), names)
         axes.margins(y=0.15)
@@ -195,13 +196,13 @@ def latencies(measured: Measurement) -> str:
         for place, point in enumerate(points):
             shade = place / max(1, len(points) - 1)
             color = (0.12 + 0.7 * shade, 0.37 + 0.0 * shade, 0.66 - 0.6 * shade)
-            _tail(axes, Histogram.load(point.latency), color, f"{point.checkouts} checkouts")
+            _tail(axes, Histogram.load(point.latency), color, plural(point.checkouts, "checkout"))
         least = min(1 / max(point.receipts for point in points), 0.05)
         axes.set_yscale("log")
         axes.set_ylim(max(least, 1e-4), 1.1)
         axes.set_xlim(0, None)
         _per_cent(axes)
-        axes.legend()
+        axes.legend(frameon=True, framealpha=0.9, edgecolor="none")
         return _svg(figure)
 
 

@@ -55,10 +55,14 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         return 1 / self.signature_s
 
     def with_signature_s(self, mean_s: float) -> Profile:
-        """The same TSE with another mean, and the same variation about it."""
+        """The same TSE with another mean, and the same variation and doubts about it."""
         factor = mean_s / self.signature_s
         return msgspec.structs.replace(
-            self, start=self.start.scaled(factor), finish=self.finish.scaled(factor)
+            self,
+            start=self.start.scaled(factor),
+            finish=self.finish.scaled(factor),
+            low_s=self.low_s * factor,
+            high_s=self.high_s * factor,
         )
 
 

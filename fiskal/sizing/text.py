@@ -265,9 +265,9 @@ def _capacity(planned: Plan) -> str:
     if capacity.checkouts and planned.tses:
         text += (
             f"\nAdd a TSE when one of them gets more than {capacity.receipts_per_s:.2f} receipts/s "
-            f"({capacity.receipts_per_s * 3600:.0f} per hour) in the busiest\nquarter of an hour, or its "
-            f"{capacity.checkouts + 1}th checkout of this kind; with {planned.tses} now, the shop has room for "
-            f"{max(0, capacity.checkouts * (planned.tses - shop.spare) - shop.checkouts)} more checkouts."
+            f"({capacity.receipts_per_s * 3600:.0f} per hour) in the busiest\nquarter of an hour, or more "
+            f"than {plural(capacity.checkouts, 'checkout')} of this kind; with {planned.tses} now, the shop has room "
+            f"for {plural(max(0, capacity.checkouts * (planned.tses - shop.spare) - shop.checkouts), 'checkout')} more."
         )
     return text
 
@@ -316,7 +316,7 @@ def _queues(planned: Plan) -> str:
     shop = planned.shop
     text = (
         "Queues: one for every register that is notified to the tax office. Input devices without own register\n"
-        f"may share one, {planned.checkouts_per_queue} terminals like these at the most. A further queue "
+        f"may share one, {plural(planned.checkouts_per_queue, 'terminal')} like these at the most. A further queue "
         "makes no TSE faster."
     )
     if shop.checkouts_per_queue > 1:
@@ -391,9 +391,9 @@ def ms(seconds: float) -> str:
     return f"{seconds * 1000:.0f}"
 
 
-def plural(tses: int) -> str:
+def plural(number: int, what: str = "TSE") -> str:
     """1 TSE, 2 TSEs."""
-    return "1 TSE" if tses == 1 else f"{tses} TSEs"
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(years: float) -> str:

@@ -288,3 +288,8 @@ def test_another_mean_keeps_the_shape() -> None:
         SWISSBIT, start=ServiceTime(mean_s=0.3, cv=0.2), finish=ServiceTime(mean_s=0.1, cv=0.2)
     )
     assert measured.with_signature_s(0.4).start.mean_s == pytest.approx(0.6)
+
+
+def test_another_speed_moves_both_ends_of_what_is_believed_with_it() -> None:
+    slow = PROFILES["swissbit"].with_signature_s(3.0)
+    assert slow.low_s < slow.signature_s < slow.high_s
