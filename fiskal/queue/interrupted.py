@@ -155,12 +155,16 @@ def signed_itself(calls: str | None) -> bool:
 class Recall:
     """One pass over interrupted items: the SCUs of the host, asked for what they remember.
 
-    ``binding`` gives an SCU by its id; ``deadline`` ends the pass.
+    ``binding`` gives an SCU by its id; ``deadline`` ends the pass. ``carries_on`` is False when nothing is completed,
+    but only found out: then what a receipt does to the state of a TSE beside its signatures is not done either.
     """
 
-    def __init__(self, binding: Callable[[str], ScuBinding | None], deadline: Deadline) -> None:
+    def __init__(
+        self, binding: Callable[[str], ScuBinding | None], deadline: Deadline, *, carries_on: bool = True
+    ) -> None:
         self._binding = binding
         self.deadline = deadline
+        self._carries_on = carries_on
 
     def bindings_for(
         self,
@@ -182,7 +186,9 @@ class Recall:
             def connect() -> Scu:
                 numbers = [row.TransactionNumber for row in rows if row.scu_id == scu_id]
                 lost = [row for row in doubts if row.scu_id == scu_id and row.ftQueueItemId != item_id]
-                return cast(Scu, _remembering(real, self.deadline, item_id, client_id, numbers, lost))
+                scu = _remembering(real, self.deadline, item_id, client_id, numbers, lost)
+                scu.carries_on = self._carries_on
+                return cast(Scu, scu)
 
             binding = ScuBinding(scu_id, connect, real.row)
             binding.info, binding.certification_id = real.info, real.certification_id
@@ -190,6 +196,30 @@ class Recall:
             return binding
 
         return remembering
+
+    def begun(self, work: Work) -> StartTransactionResponse | None:
+        """The start of the transaction that an interrupted receipt started itself and that is still open on the TSE.
+
+        Working through the receipt need not come so far: what the queue has open by now may stop it before. Raises
+        Undecidable.
+        """
+        real = self._binding(work.binding.scu_id)
+        if real is None:
+            return None
+        try:
+            scu, recalls = _ask_at(real, self.deadline)
+            own = recalls.recall_start(
+                StartTransactionRequest(
+                    client_id=work.state.cash_box_identification, queue_item_id=work.tse_item_id
+                ),
+                self.deadline,
+            )
+            if own is None:
+                return None
+            info = scu.get_tse_info(self.deadline)
+        except ScuError as error:
+            raise Undecidable(str(error)) from error
+        return own if own.transaction_number in info.current_started_transaction_numbers else None
 
     def close_orphan(self, work: Work, number: int) -> str:
         """Close a transaction that an interrupted receipt left open; what became of it, as text for the journal.
@@ -215,6 +245,14 @@ class Recall:
         )
 
 
+def _ask_at(real: ScuBinding, deadline: Deadline) -> tuple[Scu, Recalls]:
+    """Raises Undecidable if the SCU keeps no record, ScuError if it cannot be asked now."""
+    scu = real.scu_within(deadline)
+    if getattr(scu, "recall_start", None) is None:
+        raise Undecidable("the SCU keeps no record that it can be asked for")
+    return scu, cast(Recalls, scu)
+
+
 def _remembering(
     real: ScuBinding,
     deadline: Deadline,
@@ -225,10 +263,7 @@ def _remembering(
 ) -> RememberingScu:
     """Raises Undecidable if the SCU cannot be asked now or keeps no record."""
     try:
-        scu = real.scu_within(deadline)
-        if getattr(scu, "recall_start", None) is None:
-            raise Undecidable("the SCU keeps no record that it can be asked for")
-        recalls = cast(Recalls, scu)
+        scu, recalls = _ask_at(real, deadline)
         own = recalls.recall_start(
             StartTransactionRequest(client_id=client_id, queue_item_id=item_id), deadline
         )
@@ -276,7 +311,8 @@ class RememberingScu:
     """An SCU that gives the answers it gave to a receipt, and executes no transaction call.
 
     Raises NotExecuted where the receipt had not come to, Undecidable where nobody knows. What leads to a state
-    (register, deregister, terminate) is carried on once the receipt's own transaction is known to be finished.
+    (register, deregister, terminate) is carried on once the receipt's own transaction is known to be finished, if the
+    receipt is to be completed at all.
     """
 
     in_process = True
@@ -291,6 +327,7 @@ class RememberingScu:
         self._open = open_numbers
         self._deadline = deadline
         self.deduplicates = bool(getattr(scu, "deduplicates", False))
+        self.carries_on = True
         self._started: set[int] = set()
         self._signed = False
 
@@ -335,7 +372,7 @@ class RememberingScu:
         return msgspec.structs.replace(self._info, current_started_transaction_numbers=numbers)
 
     def set_tse_state(self, request: TseState, deadline: Deadline | None = None) -> TseState:
-        if request.current_state == self._info.current_state:
+        if request.current_state == self._info.current_state or not self.carries_on:
             return request
         return self._once_signed().set_tse_state(request, self._deadline)
 
@@ -344,6 +381,8 @@ class RememberingScu:
     ) -> RegisterClientIdResponse:
         if request.client_id in self._info.current_client_ids:
             return RegisterClientIdResponse(client_ids=self._info.current_client_ids)
+        if not self.carries_on:
+            return RegisterClientIdResponse(client_ids=[*self._info.current_client_ids, request.client_id])
         return self._once_signed().register_client_id(request, self._deadline)
 
     def unregister_client_id(
@@ -351,6 +390,9 @@ class RememberingScu:
     ) -> UnregisterClientIdResponse:
         if request.client_id not in self._info.current_client_ids:
             return UnregisterClientIdResponse(client_ids=self._info.current_client_ids)
+        if not self.carries_on:
+            left = [each for each in self._info.current_client_ids if each != request.client_id]
+            return UnregisterClientIdResponse(client_ids=left)
         return self._once_signed().unregister_client_id(request, self._deadline)
 
     def _once_signed(self) -> Scu:

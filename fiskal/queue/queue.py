@@ -58,7 +58,7 @@ from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.client import ScuClient, pause
-from fiskal.scu.contract import Deadline
+from fiskal.scu.contract import Deadline, StartTransactionResponse
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.scu.fetch import ExportCancelled, Pause
 from fiskal.scu.fetch import pause as fetch_pause
@@ -116,6 +116,8 @@ _CLOSINGS = frozenset(
         ReceiptCase.MIGRATION,
     }
 )
+
+_LEAVING = frozenset({ReceiptCase.OUT_OF_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH})
 
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
@@ -260,6 +262,8 @@ class Queue:
                     return found
             if self._state.fail_count and self.settings.recover_before_closing:
                 self._recover_before(request)
+            if self._questions and request.receipt_case & CASE_MASK in _LEAVING:
+                self._close_begun(request)
             text = self._process(request)
             due, self._due = self._due, []
         for row in due:
@@ -410,7 +414,7 @@ class Queue:
         if (
             question is not None
             and question.repeatable
-            and question.scu == self._state.scu_id
+            and self._state.scu_id in (question.scu, None)  # None: it finishes or voids an SCU switch
             and self._is_recent(question)
         ):
             first = question.item
@@ -785,9 +789,11 @@ class Queue:
             return
         kind: interrupted.Kind | None = None
         try:
-            outcome = self._decide(work)
-        except interrupted.NotExecuted as error:
-            self._interrupt(item, work, str(error), recall)
+            try:
+                outcome = self._decide(work)
+            except interrupted.NotExecuted as error:
+                self._interrupt(item, work, str(error), recall, recall.begun(work))
+                return
         except interrupted.Undecidable as error:
             _log.warning("queue %s: row %d is undecided: %s", self.queue_id, item.ftQueueRow, error)
             kind = interrupted.Kind.UNDECIDED
@@ -831,14 +837,22 @@ class Queue:
         )
         return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep)
 
-    def _interrupt(self, item: QueueItemRow, work: Work | None, reason: str, recall: Recall) -> None:
-        """Give an item its error answer, and close what it left open on the TSE."""
+    def _interrupt(
+        self,
+        item: QueueItemRow,
+        work: Work | None,
+        reason: str,
+        recall: Recall,
+        begun: StartTransactionResponse | None = None,
+    ) -> None:
+        """Give an item its error answer, and close what it left open on the TSE; ``begun`` is its own start."""
         found = [f"Row {item.ftQueueRow} was interrupted; it has no answer: {reason}."]
         if work is None:
             receipt_case = _receipt_case(item)
         else:
             receipt_case = work.request.receipt_case
             signed = work.calls
+            _note_begun(work, begun)
             orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
             for row in orphans:
                 try:
@@ -884,8 +898,8 @@ class Queue:
         self._commit_in_work(work, change)
 
     def _keep_left(self, work: Work, first: Question) -> None:
-        """The TSE was not reached: what the first item may have left open there is still to be closed."""
-        if first.to_be_decided and work.calls is None:
+        """The receipt did not come to its own start: what the first item may have left open is still to be closed."""
+        if first.to_be_decided and not work.began:
             left = msgspec.structs.replace(first, kind=interrupted.Kind.LEFT)
             self._questions[first.item] = left  # not by its text: it is not repeated any more
 
@@ -915,7 +929,7 @@ class Queue:
 
     def _decide_questions(self) -> None:
         """The TSE answers: look again at what could not be decided. The receipt before stands in any case."""
-        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S))
+        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S), carries_on=False)
         for key, question in list(self._questions.items()):
             if question.to_be_decided and question.scu == self._state.scu_id:
                 try:
@@ -925,6 +939,27 @@ class Queue:
                     _log.warning("queue %s: %s stays undecided: %s", self.queue_id, question.item, error)
                     self._stale = True
                     return
+
+    def _close_begun(self, request: Prepared) -> None:
+        """The queue leaves its TSE: close what undecided receipts have begun there. Whether they were signed stays
+        open. Raises StoreError."""
+        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S), carries_on=False)
+        for key, question in list(self._questions.items()):
+            if not question.to_be_decided or question.scu != self._state.scu_id:
+                continue
+            stored = self._store.item(question.item)
+            if stored is None or key == request.canonical.decode():  # it goes on with its own
+                continue
+            try:
+                work = self._remembered_work(stored.item, recall)
+                begun = None if work is None else recall.begun(work)
+                if work is None or begun is None or not _note_begun(work, begun):
+                    continue
+                message = recall.close_orphan(work, begun.transaction_number)
+            except (ScuError, interrupted.Undecidable) as error:
+                _log.warning("queue %s: %s stays undecided: %s", self.queue_id, question.item, error)
+            else:
+                self._journal(message, question.item)
 
     def _decide_question(self, key: str, question: Question, recall: Recall) -> bool:
         """False if the TSE does not answer after all."""
@@ -937,18 +972,21 @@ class Queue:
         kind: interrupted.Kind | None = None
         closes = True
         try:
-            self._decide(work)
+            try:
+                self._decide(work)
+            except interrupted.NotExecuted as error:
+                found.append(f"It was not signed: {error}.")
+            except FiskalError as error:
+                found.append(f"It would be rejected: {error}")
+            else:
+                closes = work.case == ReceiptCase.START_TRANSACTION  # nobody will go on with it
+                if not closes and work.calls is not None:
+                    kind = interrupted.Kind.SIGNED
+                    found.append(f"The TSE had signed it: {work.calls}.")
+            if closes:
+                _note_begun(work, recall.begun(work))
         except interrupted.Undecidable:
             return False
-        except interrupted.NotExecuted as error:
-            found.append(f"It was not signed: {error}.")
-        except FiskalError as error:
-            found.append(f"It would be rejected: {error}")
-        else:
-            closes = work.case == ReceiptCase.START_TRANSACTION  # nobody will go on with it
-            if not closes and work.calls is not None:
-                kind = interrupted.Kind.SIGNED
-                found.append(f"The TSE had signed it: {work.calls}.")
         if closes:
             known = {row.TransactionNumber for row in self._transactions.open.values()}
             found += [
@@ -1117,6 +1155,17 @@ def _condition(state: QueueState) -> str:
     if not state.active:
         return "stopped" if state.stopped else "new"
     return "active" if state.scu_id is not None else "switching"
+
+
+def _note_begun(work: Work, begun: StartTransactionResponse | None) -> bool:
+    """Note what an interrupted receipt had begun as its orphan. False if there is nothing, or it is known as open."""
+    if begun is None:
+        return False
+    number = begun.transaction_number
+    if any(row.TransactionNumber == number for row in work.open_transactions()):
+        return False
+    work.note_open(f"{work.reference}#{number}", begun, implicit=True)
+    return True
 
 
 def _keep(work: Work) -> None:

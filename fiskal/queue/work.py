@@ -223,6 +223,7 @@ class Work:
         "_persist",
         "actions",
         "alarms",
+        "began",
         "binding",
         "case",
         "clock",
@@ -279,6 +280,8 @@ class Work:
         self.tse_item_id = interrupted_item_id or item_id
         """The item the TSE knows this receipt by: an interrupted one if this request was sent before."""
         self.repeats = interrupted_item_id is not None
+        self.began = False
+        """What became of this receipt's own start is known, or noted as unknown."""
         self.now = now
         self.state = state
         self.transactions = transactions
@@ -397,7 +400,9 @@ class Work:
             started = self.start_for(item_id, client_id, is_retry=self.repeats)
         except OutcomeUnknown:
             self.note_doubt(self.reference, item_id, client_id)
+            self.began = True
             raise
+        self.began = True
         if item_id in self.transactions.doubtful_starts:
             self.effects.doubtful_starts[item_id] = None
         return started

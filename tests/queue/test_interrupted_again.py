@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
 from fiskal.queue.work import ABORTED_BASE64
 from fiskal.scu.callstore import SqliteCallStore
-from fiskal.scu.contract import EMPTY_GUID, Deadline, FinishTransactionRequest
+from fiskal.scu.contract import EMPTY_GUID, Deadline, FinishTransactionRequest, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Signed, Verdict
 from fiskal.scu.errors import OutcomeUnknown, Unreachable
 from fiskal.scu.software import SoftwareTse
+from tests.queue.test_switch import two_scus
 from tests.support.shop import DE, DyingStore, FaultyScu, Shop
 
 CLOSE_ALL = 0x2_0000_0000
@@ -235,6 +237,87 @@ def test_a_new_beginning_the_disk_does_not_take_is_none(shop: Shop) -> None:
     assert zero(shop)["ftState"] == DE
     assert signatures(shop) == before + 2
     check(shop, 2)
+
+
+# ---- what an undecided receipt began itself is found, whatever the queue has open by now ---------------
+
+
+def test_an_undecided_closing_does_not_take_what_was_opened_since_for_its_own(shop: Shop) -> None:
+    """Working through it once more ends at a transaction that came later, before its own start."""
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, daily)
+    (own,) = shop.open_on_tse()
+    queue = shop.middleware.queue(shop.queue_id)
+    queue._questions, kept = {}, queue._questions  # a receipt without an answer from the TSE looks at none
+    shop.send(0x08, "E")
+    queue._questions = kept
+    shop.sale("S")
+    assert own not in shop.open_on_tse()
+    assert len(shop.open_on_tse()) == 1
+    assert shop.open_references() == ["E"]
+    check(shop, 1)
+
+
+def test_an_undecided_closing_that_is_refused_when_it_comes_again_is_not_forgotten(shop: Shop) -> None:
+    closing = {"case": 0x07 | 0x1000_0000 | BYPASS_TAR_EXPORT, "reference": "D"}
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, lambda shop: shop.send(**closing))
+    (own,) = shop.open_on_tse()
+    queue = shop.middleware.queue(shop.queue_id)
+    queue._questions, kept = {}, queue._questions
+    shop.send(0x08, "E")
+    queue._questions = kept
+    with pytest.raises(ReceiptRejected, match="open transactions"):
+        shop.send(**closing)
+    assert own in shop.open_on_tse()
+    shop.sale("S")
+    assert own not in shop.open_on_tse()
+    assert shop.open_references() == ["E"]
+    check(shop, 2)
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["normal", "failed mode"])
+def test_a_stop_closes_what_undecided_receipts_have_begun(shop: Shop, failed: bool) -> None:
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, lambda shop: shop.sale("S"))
+    if failed:
+        shop.tse.down = DOWN
+        assert shop.sale("other")["ftState"] == DE + 2
+        shop.tse.calm()
+    assert len(shop.open_on_tse()) == 1
+    assert shop.send(0x04 | BYPASS_TAR_EXPORT, "STOP")["ftSignatures"]
+    assert shop.open_on_tse() == []
+    assert shop.tse.scu.get_tse_info().current_client_ids == []
+    check(shop, 1)
+
+
+def test_a_stop_that_comes_again_goes_on_with_its_own_transaction(shop: Shop) -> None:
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, lambda shop: shop.send(0x04 | BYPASS_TAR_EXPORT, "STOP"))
+    (own,) = shop.open_on_tse()
+    stop = shop.send(0x04 | BYPASS_TAR_EXPORT, "STOP")
+    assert len(stop["ftSignatures"]) == 17
+    assert stop["ftReceiptIdentification"] == f"ft1#IT{own}"
+    check(shop, 1)
+
+
+@pytest.mark.parametrize("case", [0x04, 0x17 | 0x4000_0000], ids=["stop", "initiate switch"])
+def test_finding_out_about_a_leave_takes_no_tse_away(tmp_path: Path, case: int) -> None:
+    """It was signed, and is undecided; the shop sells on. To look at it again must not deregister the client or
+    terminate the TSE: the queue has not left."""
+    shop = Shop(tmp_path, prepare=two_scus)
+    shop.tse.fail_before("unregister_client_id", Death())
+    undecided(shop, lambda shop: shop.send(case | BYPASS_TAR_EXPORT, "LEAVE"))
+    assert shop.sale("S-1")["ftState"] == DE
+    info = shop.tse.scu.get_tse_info()
+    assert info.current_state is TseStates.INITIALIZED
+    assert info.current_client_ids == ["POS-1"]
+    assert shop.sale("S-2")["ftState"] == DE
+    leave = shop.send(case | BYPASS_TAR_EXPORT, "LEAVE")
+    assert len(leave["ftSignatures"]) == 17
+    assert shop.tse.scu.get_tse_info().current_state is TseStates.TERMINATED
+    check(shop, 1)
+    shop.close()
 
 
 # ---- failed starts that a zero receipt may have begun ------------------------------------------------

@@ -442,6 +442,26 @@ def test_finish_that_fails_is_an_error_and_repeatable(shop: SwitchShop, method: 
     assert shop.target.scu.get_tse_info().current_started_transaction_numbers == []
 
 
+@pytest.mark.parametrize("case", [FINISH, INITIATE | VOID])
+def test_the_end_of_a_switch_that_was_interrupted_is_signed_once(shop: SwitchShop, case: int) -> None:
+    """The TSE signed it, the process died, and nobody could be asked at the start."""
+    shop.switching()
+    tse = shop.target if case == FINISH else shop.tse
+    tse.fail_after("finish_transaction", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        shop.send(case, "END")
+    shop.close()
+    shop.open(lambda each: setattr(each, "down", DOWN))
+    for each in shop.tses.values():
+        each.calm()
+    tse = shop.target if case == FINISH else shop.tse
+    before = tse.scu.get_tse_info().current_number_of_signatures
+    answer = shop.send(case, "END")
+    assert answer["ftState"] == DE
+    assert captions(answer)[15] == "TSE-Verbindungs-Beleg"
+    assert tse.scu.get_tse_info().current_number_of_signatures == before
+
+
 def test_failed_mode_is_kept_by_the_switch_and_ended_by_a_zero_receipt(shop: SwitchShop) -> None:
     shop.tse.down = DOWN
     shop.sale("S-1")

@@ -19,15 +19,29 @@ from tests.simulation.site import Crash, Site, Violation
 IMPLICIT, TRAINING, VOID = 0x1_0000_0000, 0x2_0000, 0x4_0000
 LATE, HANDWRITTEN, RECEIPT_REQUEST = 0x1_0000, 0x8_0000, 0x8000_0000_0000
 CLOSE_ALL, FAIL_ON_OPEN, TSE_INFO = 0x2_0000_0000, 0x1000_0000, 0x80_0000
-ZERO, START, MONTHLY, YEARLY, DAILY = 0x02, 0x03, 0x05, 0x06, 0x07
+FORCE, CLIENT_ONLY = 0x4000_0000, 0x100_0000
+ZERO, START, STOP, MONTHLY, YEARLY, DAILY = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
+INITIATE, FINISH, MIGRATION = 0x17, 0x18, 0x19
 BEGIN, UPDATE, DELTA, FAIL = 0x08, 0x09, 0x0A, 0x0B
 SALE, ORDER, PROTOCOL = 0x01, 0x10, 0x14
-SPECIAL = frozenset({ZERO, START, MONTHLY, YEARLY, DAILY})
+SPECIAL = frozenset({ZERO, START, STOP, MONTHLY, YEARLY, DAILY, INITIATE, FINISH, MIGRATION})
 
-EXPECTED = frozenset({"TRANSACTION_NOT_FOUND", "TRANSACTION_ALREADY_STARTED", "OPEN_TRANSACTIONS"})
-"""What a register that does nothing wrong may be told, because a closing or an outage was faster."""
+EXPECTED = frozenset(
+    {
+        "TRANSACTION_NOT_FOUND",
+        "TRANSACTION_ALREADY_STARTED",
+        "OPEN_TRANSACTIONS",
+        "SCU_SWITCH_WITHOUT_CLOSING",
+        "TSE_SHARED",
+    }
+)
+"""What a register that does nothing wrong may be told, because a closing, an outage or another queue was faster."""
+
+NOT_CONNECTED = frozenset({"TSE_NOT_INITIALIZED"})
+"""What a receipt that takes up work at a TSE may be told beside the errors of the TSE."""
 
 DELIBERATE = "IMPLICIT_FLOW_REQUIRED"
+MIGRATED = "MIGRATED"
 
 
 class Unanswered(Exception):
@@ -48,6 +62,15 @@ class Receipt:
         self.answered_request: dict[str, Any] = request
         self.error: str | None = None
         self.asked = False
+
+    @property
+    def connects(self) -> bool:
+        """It takes up work at a TSE: if that fails, it is an error, and can be sent again."""
+        return connects(self.case, int(self.request["ftReceiptCase"]))
+
+
+def connects(case: int, flags: int) -> bool:
+    return case in (START, FINISH) or (case == INITIATE and bool(flags & VOID))
 
 
 class Register:
@@ -83,12 +106,15 @@ class Register:
             elif chance.random() < 0.3:
                 self.sign(self.sale())
             return
+        if self.leads and self.queue_id in books.switching and chance.random() < 0.5:
+            self.end_switch()
+            return
         if self.needs_zero or (self.failed and chance.random() < 0.35):
             self.sign(self.special(ZERO))
             return
         chance.choices(
-            (self.sell, self.explicit, self.oddity, self.close_period, self.ask_again),
-            (50, 30, 8, 6 if self.leads else 0, 6),
+            (self.sell, self.explicit, self.oddity, self.close_period, self.ask_again, self.change_life),
+            (50, 30, 8, 6 if self.leads else 0, 6, 4 if self.leads else 0),
         )[0]()
 
     def sell(self) -> None:
@@ -125,6 +151,40 @@ class Register:
         case = chance.choice((DAILY, DAILY, DAILY, MONTHLY, YEARLY))
         flags = chance.choice((0, 0, CLOSE_ALL, FAIL_ON_OPEN)) if case == DAILY else 0
         self.sign(self.special(case, flags))
+
+    def change_life(self) -> None:
+        """Leave the TSE for the other one, or for good; or leave this installation."""
+        books, chance = self.books, self.site.chance
+        kind = chance.choices((self.switch, self.stop, self.migrate), (8, 1, 1))[0]
+        if kind != self.switch or books.partner(self.queue_id) is not None:
+            kind()
+
+    def switch(self) -> None:
+        chance = self.site.chance
+        self.books.intending.add(self.queue_id)
+        flags = chance.choice((0, 0, FORCE))
+        if not flags:
+            self.sign(self.special(DAILY))
+            if self.backlog:
+                return
+        if chance.random() < 0.8 or not self.books.terminate(self.queue_id):
+            flags |= CLIENT_ONLY
+        self.sign(self.special(INITIATE, flags))
+
+    def end_switch(self) -> None:
+        """Take up work at the target; or at the source again, without its TSE if need be."""
+        chance = self.site.chance
+        case, flags = chance.choices(
+            ((FINISH, 0), (FINISH, CLIENT_ONLY), (INITIATE, VOID), (INITIATE, VOID | FORCE)), (6, 1, 1, 1)
+        )[0]
+        self.sign(self.special(case, flags))
+
+    def stop(self) -> None:
+        terminates = self.site.chance.random() < 0.3 and self.books.terminate(self.queue_id)
+        self.sign(self.special(STOP, 0 if terminates else CLIENT_ONLY))
+
+    def migrate(self) -> None:
+        self.sign(self.special(MIGRATION))
 
     def ask_again(self) -> None:
         """Any receipt of the past can be asked for, and has one answer."""
@@ -198,6 +258,10 @@ class Register:
             text = self._post(flagged)
         except StoreError as error:
             raise Unanswered from error
+        except ReceiptRejected as error:
+            if error.code != MIGRATED:
+                raise Violation(f"asking for {receipt.key} was rejected with {error.code}") from error
+            return None
         return None if text == "null" else text
 
     def _attempt(self, receipt: Receipt, request: dict[str, Any]) -> None:
@@ -207,6 +271,8 @@ class Register:
         )
         if receipt not in self.backlog:
             self.backlog.append(receipt)
+        if receipt.case == MIGRATION:
+            books.migrating.add(self.queue_id)
         text: str | None = None
         code: str | None = None
         try:
@@ -216,14 +282,16 @@ class Register:
             return
         except ReceiptRejected as error:
             text, code = error.response, error.code
-            if text is None:
+            if text is None and code != MIGRATED:
                 raise Violation(f"{receipt.key} was refused without a trace: {error}") from error
         except ScuError as error:
-            if receipt.case != START:
+            if not receipt.connects:
                 raise Violation(f"{receipt.key}: a TSE that fails is no error, but: {error!r}") from error
             code = error.code
         except FiskalError as error:
-            raise Violation(f"{receipt.key}: {error.code} {error}") from error
+            if not receipt.connects or error.code not in NOT_CONNECTED:
+                raise Violation(f"{receipt.key}: {error.code} {error}") from error
+            code = error.code
         if text is not None:
             books.answer(receipt, request, text)
         if site.happens(site.faults.answer_lost):
@@ -248,7 +316,10 @@ class Register:
     def _rejected(self, receipt: Receipt, code: str) -> None:
         self.site.trace(f"  -> {code}")
         deliberate = receipt.case == ZERO and receipt.explicit
-        if receipt.case != START and code not in EXPECTED and not (deliberate and code == DELIBERATE):
+        if code == MIGRATED:
+            if self.queue_id not in self.books.migrating:
+                raise Violation(f"{receipt.key} was rejected, but nobody sent a migration receipt")
+        elif not receipt.connects and code not in EXPECTED and not (deliberate and code == DELIBERATE):
             raise Violation(f"{receipt.key} was rejected with {code}")
         self.backlog.remove(receipt)
         receipt.error = code
@@ -273,6 +344,12 @@ class Register:
             self.needs_zero = True
         if receipt.case == START and state == 0:
             self.books.started[self.queue_id] = True
+        if receipt.case in (INITIATE, FINISH) and state == 0:
+            self.books.switched(self.queue_id, receipt)
+        if receipt.case == STOP and state == 0:
+            self.books.stopped.add(self.queue_id)
+        if receipt.case == MIGRATION and state == 0:
+            self.books.migrated.add(self.queue_id)
         if receipt.explicit:
             self._step_done(receipt, state, late)
         if receipt.case == DAILY:
@@ -282,7 +359,7 @@ class Register:
 
     def _step_done(self, receipt: Receipt, state: int, late: bool) -> None:
         if receipt.case == BEGIN:
-            if state in (0, 2) and not late:
+            if state in (0, 2) and not late and self.queue_id not in self.books.stopped:
                 self.open.append(receipt.reference)
         elif receipt.case in (SALE, FAIL) and receipt.reference in self.open:
             self.open.remove(receipt.reference)
@@ -296,9 +373,49 @@ class Books:
         self.registers: list[Register] = []
         self.receipts: list[Receipt] = []
         self.started: dict[str, bool] = {}
+        self.at: dict[str, str] = {queue.id: queue.scu_id for queue in site.config.queues}
+        """The SCU each queue is at, or comes from while it switches."""
+        self.switching: set[str] = set()
+        self.intending: set[str] = set()
+        """Queues that were told to switch, whether or not they have answered."""
+        self.stopped: set[str] = set()
+        self.migrating: set[str] = set()
+        """Queues that were sent a migration receipt."""
+        self.migrated: set[str] = set()
+        self.terminated: set[str] = set()
+        """SCUs whose TSE may have been terminated."""
         self.left: dict[str, str] = {}
         """Every answer the host gave, by ftQueueItemID."""
         self._moment = 0
+
+    @property
+    def in_service(self) -> set[str]:
+        """Queues that sign."""
+        return {queue for queue, started in self.started.items() if started} - self.stopped - self.migrated
+
+    def partner(self, queue_id: str) -> str | None:
+        """The SCU a queue can switch to."""
+        others = [scu.id for scu in self.site.config.scus if scu.id != self.at[queue_id]]
+        return others[0] if others and others[0] not in self.terminated else None
+
+    def terminate(self, queue_id: str) -> bool:
+        """May a queue terminate its TSE: has nobody else to do with it? Then it is noted as terminated."""
+        here = self.at[queue_id]
+        if any(
+            other != queue_id and (scu == here or other in self.intending) for other, scu in self.at.items()
+        ):
+            return False
+        self.terminated.add(here)
+        return True
+
+    def switched(self, queue_id: str, receipt: Receipt) -> None:
+        if not receipt.connects:
+            self.switching.add(queue_id)
+            return
+        self.switching.discard(queue_id)
+        self.intending.discard(queue_id)
+        if receipt.case == FINISH:
+            (self.at[queue_id],) = (scu.id for scu in self.site.config.scus if scu.id != self.at[queue_id])
 
     def new_moment(self) -> str:
         self._moment += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -10,8 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from fiskal.germany.codes import DE
 from tests.simulation import oracle
-from tests.simulation.pos import CLOSE_ALL, DAILY, ZERO, Books, open_registers
+from tests.simulation.pos import (
+    CLIENT_ONLY,
+    CLOSE_ALL,
+    DAILY,
+    FINISH,
+    FORCE,
+    INITIATE,
+    VOID,
+    ZERO,
+    Books,
+    Register,
+    open_registers,
+)
 from tests.simulation.site import Crash, Site, Violation, Way, memory_folder
 
 STEPS = 120
@@ -93,6 +107,31 @@ def _play(site: Site, steps: int) -> None:
     _calm_down(site, books)
 
 
+def _close(site: Site, books: Books, register: Register) -> None:
+    """Bring one queue to its TSE, out of every mode, and its day to an end."""
+
+    def send(case: int, flags: int = 0) -> bool:
+        receipt = register.special(case, flags)
+        register.sign(receipt)
+        return receipt.answer is not None and json.loads(receipt.answer)["ftState"] == DE
+
+    def connect() -> bool:
+        return send(FINISH) or send(INITIATE, VOID) or send(INITIATE, VOID | FORCE)
+
+    if register.queue_id in books.switching:
+        oracle.demand(connect(), "a switch can neither be finished nor voided")
+    if not send(ZERO):
+        # A queue that went back to its TSE without it is no client there: it has to leave once more.
+        oracle.demand(send(INITIATE, FORCE | CLIENT_ONLY), "the queue does not leave its TSE")
+        oracle.demand(send(INITIATE, VOID) or connect(), "the queue does not get back to its TSE")
+        oracle.demand(send(ZERO), "failed mode is not left, although all is calm")
+    oracle.demand(send(DAILY, CLOSE_ALL), "the closing is not signed")
+    row = site.middleware.store.queue(register.queue_id)
+    assert row is not None
+    oracle.demand(row.SSCDFailCount == 0, "failed mode outlives a zero receipt")
+    oracle.demand(row.UsedFailedCount == 0, "late signing outlives a zero receipt")
+
+
 def _calm_down(site: Site, books: Books) -> None:
     """Nothing goes wrong any more: every receipt gets its answer, and closings close what is open."""
     site.trace("all is calm")
@@ -109,15 +148,8 @@ def _calm_down(site: Site, books: Books) -> None:
     left = oracle.unheard(books)
     oracle.demand(not left, f"receipts without an answer although all is calm: {left}")
     for register in books.registers:
-        if register.leads and books.started.get(register.queue_id):
-            for case, flags in ((ZERO, 0), (DAILY, CLOSE_ALL)):
-                receipt = register.special(case, flags)
-                register.sign(receipt)
-                oracle.demand(receipt.answer is not None, f"{receipt.key} got no answer")
-            row = site.middleware.store.queue(register.queue_id)
-            assert row is not None
-            oracle.demand(row.SSCDFailCount == 0, "failed mode outlives a zero receipt")
-            oracle.demand(row.UsedFailedCount == 0, "late signing outlives a zero receipt")
+        if register.leads and register.queue_id in books.in_service:
+            _close(site, books, register)
     oracle.check(site, books, final=True)
     for register in books.registers:
         for receipt in books.answered_of(register)[-30:]:

@@ -24,6 +24,7 @@ from fiskal.germany import texts
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware
+from fiskal.queue.receipts.switch import SOURCE_MODE, TARGET_MODE
 from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.contract import Deadline
@@ -299,7 +300,11 @@ class Site:
 
     def _configure(self) -> HostConfig:
         chance = self.chance
-        scus = [ScuConfig(id=self.new_guid()) for _ in range(chance.choice((1, 1, 2)))]
+        scus = [ScuConfig(id=self.new_guid()) for _ in range(chance.choice((1, 1, 2, 2)))]
+        for scu, partner in zip(scus, reversed(scus), strict=True):
+            if scu is not partner:  # each is prepared for a switch to the other and back
+                scu.mode = SOURCE_MODE | TARGET_MODE
+                scu.mode_configuration_json = {"TargetScuId": partner.id, "SourceScuId": partner.id}
         self.impatient = chance.random() < 0.3
         queues = []
         for number in range(1, chance.choice((1, 2, 2, 3, 4)) + 1):
