@@ -15,6 +15,7 @@ from fiskal.clock import TICKS_PER_SECOND
 from fiskal.tse.findings import MAX_FINDINGS_EACH, Code, Severity, TarFinding
 from fiskal.tse.ledger import TseEvent
 from fiskal.tse.qr import format_time
+from fiskal.tse.revocation import Revocation
 from fiskal.tse.tarverify import TarReport, Trust, TseReport
 from fiskal.version import __version__
 
@@ -205,7 +206,7 @@ def as_html(report: TarReport, *, made_at: int) -> str:
         _archives(report),
         f"<footer>Verified {second(made_at)} UTC with fiskal {escape(__version__)}. All times are UTC. "
         "Signatures were checked over the bytes as they stand in the archive, certificates at the log time of "
-        "the messages. Revocation lists were not consulted; the certificate of the device type "
+        f"the messages. {_revocation_lists(report)}The certificate of the device type "
         "(BSI-K-TR, BSI-DSZ-CC) has to be looked up at the BSI.</footer>",
     ]
     return (
@@ -224,6 +225,12 @@ def _number(value: int) -> str:
 
 def _plural(count: int, one: str, many: str = "") -> str:
     return f"{_number(count)} {one if count == 1 else many or one + 's'}"
+
+
+def _revocation_lists(report: TarReport) -> str:
+    if any(tse.revocation is not Revocation.NOT_CHECKED for tse in report.tses):
+        return ""
+    return "Revocation lists were not consulted. "
 
 
 def _verdict(report: TarReport, title: str) -> str:

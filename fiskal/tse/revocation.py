@@ -69,11 +69,14 @@ class ChainRevocation:
 def load_revocation_lists(data: bytes) -> list[x509.CertificateRevocationList]:
     """Read the lists of a file, one in DER or any number in PEM. Raises :class:`RevocationListError`."""
     try:
-        if b"-----BEGIN" not in data:
-            return [x509.load_der_x509_crl(data)]
-        end = b"-----END X509 CRL-----"
-        blocks = [block + end for block in data.split(end)[:-1]]
-        lists = [x509.load_pem_x509_crl(block[block.rindex(b"-----BEGIN") :]) for block in blocks]
+        if b"-----BEGIN" in data:
+            end = b"-----END X509 CRL-----"
+            blocks = [block + end for block in data.split(end)[:-1]]
+            lists = [x509.load_pem_x509_crl(block[block.rindex(b"-----BEGIN") :]) for block in blocks]
+        else:
+            lists = [x509.load_der_x509_crl(data)]
+        for each in lists:  # cryptography reads members when they are looked at
+            _ = (each.issuer, each.last_update_utc, each.next_update_utc)
     except X509_ERRORS as error:
         raise RevocationListError("The file holds no X.509 revocation list in DER or PEM.") from error
     if not lists:
@@ -86,7 +89,7 @@ def _ticks(moment: dt.datetime) -> int:
 
 
 class RevocationLists:
-    """The lists that somebody gave, asked at ``now`` (ticks)."""
+    """Lists from :func:`load_revocation_lists`, asked at ``now`` (ticks)."""
 
     def __init__(self, lists: Iterable[x509.CertificateRevocationList], now: int) -> None:
         self._lists = sorted(lists, key=lambda each: each.last_update_utc, reverse=True)

@@ -1,4 +1,5 @@
-"""Mutates what the readers in Python are given: file names, QR codes, archives, system events, ZIP files.
+"""Mutates what the readers in Python are given: file names, QR codes, archives, system events, ZIP files,
+revocation lists.
 
     python tests/fuzz/fuzz_readers.py -n 100000 -s 1
 
@@ -17,8 +18,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
 from fiskal.tse._native import MessageBuilder, plain_signature
@@ -34,6 +37,12 @@ from fiskal.tse.logmessage import (
     parse_file_name,
 )
 from fiskal.tse.qr import QrError, QrV0, parse_qr
+from fiskal.tse.revocation import (
+    Revocation,
+    RevocationListError,
+    RevocationLists,
+    load_revocation_lists,
+)
 from fiskal.tse.tar import TarError, info_csv, read_members, write_archive
 from fiskal.tse.tarverify import verify_archives, verify_tar
 from fiskal.tse.verify import finish_statement, verify_qr
@@ -84,8 +93,32 @@ class Material:
         ).format()
         self.qr_says = finish_statement(parse_qr(self.qr))
         self.point = chain.point
+        self._revoke(chain.leaf, key)
         assert verify_qr(self.qr).valid
         assert verify_tar(io.BytesIO(self.tar)).valid == len(self.messages)
+
+    def _revoke(self, leaf: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
+        """A list that revokes a certificate, of an issuer whose key is known."""
+        made = dt.datetime(2023, 12, 1, tzinfo=dt.UTC)
+        name = leaf.issuer
+        self.now = from_unix(int(made.timestamp()))
+        self.leaf = leaf
+        self.issuer = (
+            x509.CertificateBuilder(name, name, key.public_key(), 1, made, made + dt.timedelta(days=1))
+        ).sign(key, hashes.SHA256())
+        crl = (
+            x509.CertificateRevocationListBuilder(name, made, made + dt.timedelta(days=1))
+            .add_extension(x509.CRLNumber(1), critical=False)
+            .add_revoked_certificate(
+                x509.RevokedCertificateBuilder(leaf.serial_number, made)
+                .add_extension(x509.CRLReason(x509.ReasonFlags.key_compromise), critical=False)
+                .add_extension(x509.InvalidityDate(made), critical=False)
+                .build()
+            )
+            .sign(key, hashes.SHA256())
+        )
+        self.crl = crl.public_bytes(Encoding.DER)
+        self.signed_list = crl.tbs_certlist_bytes
 
 
 def _sha256(data: bytes) -> bytes:
@@ -179,9 +212,22 @@ def fuzz_zip(material: Material, dice: random.Random) -> None:
         pass
 
 
+def fuzz_crl(material: Material, dice: random.Random) -> None:
+    try:
+        lists = load_revocation_lists(mutate(material.crl, dice))
+    except RevocationListError:
+        return
+    for now in (0, material.now):
+        found = RevocationLists(lists, now).judge([material.leaf, material.issuer])
+        assert found.state is not Revocation.GOOD, "cleared by a list that was not signed"
+        if found.state is Revocation.REVOKED:
+            assert lists[0].tbs_certlist_bytes == material.signed_list, "revoked, but not signed"
+
+
 TARGETS: tuple[tuple[int, Callable[[Material, random.Random], None]], ...] = (
     (50, fuzz_name),
-    (30, fuzz_qr),
+    (25, fuzz_qr),
+    (5, fuzz_crl),
     (15, fuzz_event),
     (4, fuzz_tar),
     (1, fuzz_zip),

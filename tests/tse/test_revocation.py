@@ -28,6 +28,7 @@ from fiskal.tse.revocation import (
     EXPIRED_CERTS_ON_CRL,
     Revocation,
     RevocationListError,
+    RevocationLists,
     load_revocation_lists,
 )
 from fiskal.tse.tar import info_csv, write_archive
@@ -312,3 +313,21 @@ def test_command(pki: Pki, tmp_path: Path) -> None:
     assert (plain["ok"], plain["tses"][0]["revocation"]) == (False, "revoked")
     wrong = CliRunner().invoke(main, [*call, "--crl", str(tmp_path / "root.der")])
     assert wrong.exit_code == 2
+
+
+def test_damaged_lists_never_clear(pki: Pki) -> None:
+    """Every byte changed: the file is refused, or says nothing if what was signed has changed."""
+    original = pki.crl(1, 1000)
+    issued = original.public_bytes(Encoding.DER)
+    chain = pki.chain.certificates[:2]
+    for at in range(len(issued)):
+        changed = bytearray(issued)
+        changed[at] ^= 0x01
+        try:
+            lists = load_revocation_lists(bytes(changed))
+        except RevocationListError:
+            continue
+        found = RevocationLists(lists, NOW).judge(chain).state
+        assert found is not Revocation.GOOD, at
+        if lists[0].tbs_certlist_bytes != original.tbs_certlist_bytes:
+            assert found is Revocation.UNKNOWN, at

@@ -601,3 +601,41 @@ def test_real_exports(path: Path) -> None:
 
 def test_a_serial_number_is_the_hash_of_the_point() -> None:
     assert tse().chain.serial == serial_of_point(point_of(tse().key.public_key()))
+
+
+def _bytes_of_logs(content: bytes) -> list[int]:
+    """Where the bytes of all log messages lie in an archive."""
+    with tarfile.open(fileobj=io.BytesIO(content)) as members:
+        return [
+            at
+            for member in members
+            if member.name.endswith(".log")
+            for at in range(member.offset_data, member.offset_data + member.size)
+        ]
+
+
+def _never_valid(content: bytes, places: list[int], change: int) -> None:
+    for at in places:
+        changed = bytearray(content)
+        changed[at] ^= change
+        report = verify(bytes(changed))
+        assert not report.ok, at
+        assert report.codes & {
+            "SIGNATURE_INVALID",
+            "LOG_UNREADABLE",
+            "NO_CERTIFICATE",
+            "ALGORITHM_NOT_SUPPORTED",
+        }
+
+
+@pytest.mark.parametrize("change", [0x01, 0x80])
+def test_every_changed_byte_of_an_archived_message_is_an_error(change: int) -> None:
+    content = day_archive([tse().sys(1), tse().tra(2, 1, S), tse().tra(3, 1, F)])
+    _never_valid(content, _bytes_of_logs(content), change)
+
+
+@pytest.mark.skipif(not EXPORTS, reason="FISKAL_TSE_EXPORTS names no folder with exports")
+@pytest.mark.parametrize("path", EXPORTS, ids=lambda path: path.name[:12])
+def test_changed_bytes_of_real_exports_are_errors(path: Path) -> None:
+    content = path.read_bytes()
+    _never_valid(content, random.Random(1).sample(_bytes_of_logs(content), 60), 0x04)
