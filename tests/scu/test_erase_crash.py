@@ -286,8 +286,9 @@ def test_kill_9_while_exporting_and_erasing(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.mkdir()
     answered: set[int] = set()
-    erased = 0
-    for _ in range(10):
+    erased = rounds = 0
+    while rounds < 10 or (erased <= 10 and rounds < 100):  # a busy machine gets less done between two kills
+        rounds += 1
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(tmp_path / "tse"), str(archive)],
             stdout=subprocess.PIPE,
