@@ -290,7 +290,10 @@ def _remembering(
         ]
     except ScuError as error:
         raise Undecidable(str(error)) from error
-    return RememberingScu(scu, recalls, info, found, deadline)
+    made = RememberingScu(scu, recalls, info, found, item_id, deadline)
+    if own is not None:
+        made.strangers = frozenset(found).difference(numbers)
+    return made
 
 
 def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> bool:
@@ -319,7 +322,13 @@ class RememberingScu:
     back_to_back = None  # it calls nothing that others could come between
 
     def __init__(
-        self, scu: Scu, recalls: Recalls, info: TseInfo, open_numbers: list[int], deadline: Deadline
+        self,
+        scu: Scu,
+        recalls: Recalls,
+        info: TseInfo,
+        open_numbers: list[int],
+        item_id: str,
+        deadline: Deadline,
     ) -> None:
         self._scu = scu
         self._recalls = recalls
@@ -328,7 +337,12 @@ class RememberingScu:
         self._deadline = deadline
         self.deduplicates = bool(getattr(scu, "deduplicates", False))
         self.carries_on = True
+        self.strangers: frozenset[int] = frozenset()
+        """What others have open, if the receipt is known to have come to its own start. Before that it closed what it
+        saw of them; the rest came meanwhile."""
+        self._item_id = item_id
         self._started: set[int] = set()
+        self._own: int | None = None
         self._signed = False
 
     def start_transaction(
@@ -338,6 +352,8 @@ class RememberingScu:
         if found is None:
             raise NotExecuted("the transaction was not started")
         self._started.add(found.transaction_number)
+        if request.queue_item_id == self._item_id:
+            self._own = found.transaction_number
         return found
 
     def update_transaction(
@@ -361,7 +377,8 @@ class RememberingScu:
 
     def _refusal(self, number: int) -> Exception:
         """Why a call was not executed: the TSE refused it, or the receipt did not come to it."""
-        if number in self._started or number in self._open:
+        unseen = self._own is None and number in self.strangers
+        if number == self._own or (number in self._open and not unseen):
             return NotExecuted(f"transaction {number} was not continued")
         return transaction_not_open(number)
 

@@ -396,7 +396,7 @@ class Queue:
         if first is not None:
             self._note_repetition(work, first)
         text = self._complete(item, work, outcome)
-        if self._questions and work.calls is not None and self._state.fail_count == 0:
+        if self._questions and work.calls is not None and self._state.fail_count == 0 and self._state.active:
             self._decide_questions()
         return text
 

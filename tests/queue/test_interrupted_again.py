@@ -14,7 +14,13 @@ from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
 from fiskal.queue.work import ABORTED_BASE64
 from fiskal.scu.callstore import SqliteCallStore
-from fiskal.scu.contract import EMPTY_GUID, Deadline, FinishTransactionRequest, TseStates
+from fiskal.scu.contract import (
+    EMPTY_GUID,
+    Deadline,
+    FinishTransactionRequest,
+    StartTransactionRequest,
+    TseStates,
+)
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Signed, Verdict
 from fiskal.scu.errors import OutcomeUnknown, Unreachable
@@ -291,6 +297,19 @@ def test_a_stop_closes_what_undecided_receipts_have_begun(shop: Shop, failed: bo
     check(shop, 1)
 
 
+def test_a_stop_does_not_forget_what_nobody_can_decide(shop: Shop) -> None:
+    """The SCU keeps no record: what the sale began stays in the list, for whoever looks at the transactions."""
+    shop.tse.fail_after("start_transaction", Death())
+    with pytest.raises(Death):
+        shop.sale("S")
+    shop.close()
+    shop.open(lambda tse: setattr(tse, "recall_start", None))
+    assert shop.send(0x04 | 0x100_0000 | BYPASS_TAR_EXPORT, "STOP")["ftSignatures"]
+    assert len(shop.open_on_tse()) == 1
+    assert [each.kind for each in shop.middleware.queue(shop.queue_id)._questions.values()] == ["undecided"]
+    check(shop, 1)
+
+
 def test_a_stop_that_comes_again_goes_on_with_its_own_transaction(shop: Shop) -> None:
     shop.tse.fail_after("start_transaction", Death())
     undecided(shop, lambda shop: shop.send(0x04 | BYPASS_TAR_EXPORT, "STOP"))
@@ -318,6 +337,28 @@ def test_finding_out_about_a_leave_takes_no_tse_away(tmp_path: Path, case: int) 
     assert shop.tse.scu.get_tse_info().current_state is TseStates.TERMINATED
     check(shop, 1)
     shop.close()
+
+
+def test_a_closing_whose_lost_start_had_been_ended_elsewhere_is_completed(shop: Shop) -> None:
+    """The TSE refused to end that transaction once more: not executed does not mean that the closing broke off."""
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("lost")
+    close_elsewhere(shop)
+    shop.tse.fail_before("get_tse_info", DOWN)
+    assert zero(shop)["ftState"] == DE
+    shop.tse.scu.start_transaction(
+        StartTransactionRequest(client_id="POS-1", queue_item_id="00000000-0000-4000-8000-000000000001")
+    )  # a stranger, so that the closing asks for the lost start
+    queue = shop.middleware.queue(shop.queue_id)
+    queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+    with pytest.raises(Death):
+        shop.send(0x07 | BYPASS_TAR_EXPORT, "D")
+    shop.reopen()
+    before = signatures(shop)
+    assert shop.send(0x07 | BYPASS_TAR_EXPORT, "D")["ftState"] == DE
+    assert signatures(shop) == before
+    assert shop.row.DailyClosingNumber == 1
+    check(shop, 0)
 
 
 # ---- failed starts that a zero receipt may have begun ------------------------------------------------

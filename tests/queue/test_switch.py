@@ -591,6 +591,27 @@ def test_starts_in_doubt_at_a_lost_source_are_dropped_at_the_finish(shop: Switch
     assert shop.middleware.store.doubtful_starts(shop.row.queue_no) == []
 
 
+def test_what_was_recovered_and_not_delivered_is_journalled_at_the_finish(shop: SwitchShop) -> None:
+    """An answer of the target must not prove what the source signed: the numbers mean other transactions there."""
+    for reference in ("A", "B"):
+        shop.send(0x08, reference)
+    shop.tse.down = DOWN
+    for reference in ("A", "B"):
+        shop.sale(reference, flow="explicit")
+    shop.tse.calm()
+    shop.tse.fail_nth(3, DOWN)  # start, finish, the first recovered finish
+    assert shop.send(0x02, "Z-1")["ftState"] == DE + 2
+    assert len(shop.middleware.store.undelivered(shop.row.queue_no)) == 1
+    shop.initiate(FORCE)
+    shop.finish()
+    assert shop.middleware.store.undelivered(shop.row.queue_no) == []
+    (entry,) = [each for each in shop.actions_of(DROPPED) if "recovered finish" in each.Message]
+    assert len(json.loads(entry.DataJson)) == 15
+    assert len(shop.send(0x02, "Z-2")["ftSignatures"]) == 16
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report.problems
+
+
 @pytest.mark.parametrize("force", [0, FORCE])
 def test_what_a_failed_finish_left_at_the_target_is_dropped_by_the_void(shop: SwitchShop, force: int) -> None:
     shop.switching()

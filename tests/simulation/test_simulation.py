@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from fiskal.queue import interrupted, modes, receipt_request
+from fiskal.queue import interrupted, modes, queue, receipt_request
 from fiskal.queue.interrupted import Recall, RememberingScu
 from fiskal.queue.queue import Queue
-from fiskal.queue.work import Effects
+from fiskal.queue.receipts import switch
+from fiskal.queue.work import Effects, Work
 from fiskal.scu.core import ScuCore
+from fiskal.scu.errors import ScuError
 from fiskal.store import Change, SqliteStore
 from tests.simulation.__main__ import main
-from tests.simulation.pos import SALE
+from tests.simulation.pos import FINISH, SALE
 from tests.simulation.run import Failure, run
 
 SEEDS = range(1, 31)
@@ -31,7 +33,7 @@ def test_a_site_keeps_all_promises(seed: int) -> None:
     assert result.counts["receipts"] > 0
 
 
-@pytest.mark.parametrize("seed", [20002, 20016, 20087, 20187, 20920, 21017])
+@pytest.mark.parametrize("seed", [75, 21017, 40022, 40049, 50656, 50884, 51036, 51181])
 def test_long_days_that_once_broke_a_promise(seed: int) -> None:
     assert run(seed, steps=120).counts["receipts"] > 0
 
@@ -169,6 +171,45 @@ def unanswered_items_left(patch: Patch) -> None:
     patch.setattr(SqliteStore, "unanswered_items", lambda self, queue_no: [])
 
 
+def rows_of_a_left_tse_kept(patch: Patch) -> None:
+    """A switch drops nothing of what the queue had open at the other TSE."""
+    patch.setattr(switch, "_drop_foreign", lambda work: None)
+
+
+def stop_forgotten(patch: Patch) -> None:
+    original = Queue._load
+
+    def load(self: Queue, *args: Any) -> None:
+        original(self, *args)
+        self._state.stop_moment = None
+
+    patch.setattr(Queue, "_load", load)
+
+
+def switch_before_its_signature(patch: Patch) -> None:
+    """A finish receipt that the TSE did not sign connects the queue all the same."""
+    original = switch.finish
+
+    def finish(work: Work) -> Any:
+        try:
+            return original(work)
+        except ScuError:
+            work.state.scu_id = work.binding.scu_id
+            raise
+
+    patch.setitem(queue._HANDLERS, FINISH, finish)
+
+
+def starts_not_in_doubt(patch: Patch) -> None:
+    """A start whose answer was lost is taken for one that was not executed."""
+    patch.setattr(Work, "note_doubt", lambda self, *args: None)
+
+
+def own_start_forgotten(patch: Patch) -> None:
+    """What an interrupted receipt had begun itself is only looked for where it comes to it again."""
+    patch.setattr(Recall, "begun", lambda self, work: None)
+
+
 MUTATIONS = {
     no_idempotency: "is open, and nobody knows|twice",
     chain_not_continued: "ftReceiptHash is not the hash",
@@ -182,6 +223,11 @@ MUTATIONS = {
     receipt_requests_find_nothing: "got null, but had heard",
     failed_mode_left_by_a_sale: "failed mode was left",
     unanswered_items_left: "has no answer",
+    rows_of_a_left_tse_kept: "belong to a TSE the queue has left",
+    stop_forgotten: "a queue that is stopped answered",
+    switch_before_its_signature: "that is switching answered|is at another SCU",
+    starts_not_in_doubt: "is open, and nobody knows",
+    own_start_forgotten: "is open, and nobody knows",
 }
 """What is broken, and what the simulation says to it."""
 

@@ -188,7 +188,10 @@ def _partner(configuration: str | None, member: str) -> str | None:
 def finish(work: Work) -> Outcome:
     """0x0018: take up work at the target; what was open at the source is forgotten."""
     switch = _switch(work)
-    return _connected(work, switch, lifecycle.connect(work))
+    made = lifecycle.connect(work)
+    if work.state.scu_id is None:
+        _drop_recovered(work, switch.source_id)
+    return _connected(work, switch, made)
 
 
 def _void(work: Work) -> Outcome:
@@ -262,6 +265,15 @@ def _drop_foreign(work: Work) -> None:
             effects.doubtful_starts[doubt.ftQueueItemId] = None
             what = f"start for queue item {doubt.ftQueueItemId}, which had no answer,"
             _journal_dropped(work, what, doubt.scu_id, _doubtful_json(doubt))
+
+
+def _drop_recovered(work: Work, scu_id: str) -> None:
+    """What was recovered at the source and stands in no answer yet: it is signed, and the journal entry keeps its
+    signatures. An answer of another TSE, which has the same numbers for other transactions, is no place for them."""
+    for row in work.undelivered():
+        work.effects.recovered[row.ftQueueItemId] = row._replace(DeliveredBy=work.item_id)
+        what = "start" if row.tse_calls.startswith("S") else "finish"
+        _journal_dropped(work, f"recovered {what} for queue item {row.ftQueueItemId}", scu_id, row.Signatures)
 
 
 def _journal_dropped(work: Work, what: str, scu_id: str, row: str) -> None:
