@@ -4,8 +4,9 @@
     python -m bench.http_load [--connections 1,8,32,128] [--queues 32] [--seconds 5] [--rounds 3]
 
 Starts a server of its own: the application and the settings of ``fiskal serve``, with one more route that answers
-``{}`` when it has the body. wrk asks both in turns with the same receipts, every connection with a queue after the
-other, so that the ratio holds whatever else the machine does. ``--null-store`` and ``--null-tse`` leave the disk and
+``{}`` when it has the body. wrk asks both in turns with the same receipts, so that the ratio holds whatever else the
+machine does. Every connection is a register that sells without a pause, each on a queue of its own while there are as
+many queues. ``--null-store`` and ``--null-tse`` leave the disk and
 the signatures out and show what HTTP itself costs. The median of the rounds is printed; "CPU" is the processor time of
 the server per request, which other work on the machine disturbs less than the rates.
 """
@@ -34,10 +35,13 @@ from fiskal.host.http import JSON, create_app
 SCRIPT = """
 local bodies = {}
 for line in io.lines("%s") do bodies[#bodies + 1] = line end
-local n = 0
+local threads = 0
+function setup(thread)
+  thread:set("number", threads)
+  threads = threads + 1
+end
 function request()
-  n = n + 1
-  return wrk.format("POST", nil, {["Content-Type"] = "application/json"}, bodies[n %% #bodies + 1])
+  return wrk.format("POST", nil, {["Content-Type"] = "application/json"}, bodies[number %% #bodies + 1])
 end
 function done(summary, latency, requests)
   local e = summary.errors
@@ -82,11 +86,27 @@ def cpu_s(pid: int) -> float:
 
 
 def load(
-    script: Path, server: subprocess.Popen[str], port: int, path: str, connections: int, seconds: float
+    script: Path,
+    server: subprocess.Popen[str],
+    port: int,
+    path: str,
+    connections: int,
+    queues: int,
+    seconds: float,
 ) -> dict[str, float]:
     """One run of wrk; latencies in milliseconds, processor time per request in microseconds."""
     before = cpu_s(server.pid)
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script)]
+    threads = min(connections, queues)
+    command = [
+        "wrk",
+        f"-t{threads}",
+        f"-c{connections}",
+        f"-d{seconds:g}s",
+        "--timeout",
+        "30s",
+        "-s",
+        str(script),
+    ]
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{port}{path}"], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -143,12 +163,14 @@ def compare(options: argparse.Namespace, script: Path, server: subprocess.Popen[
     )
     print("|" + "---:|" * 10)
     for path in ("/bench/empty", "/sign"):
-        load(script, server, port, path, options.queues, 1)
+        load(script, server, port, path, options.queues, options.queues, 1)
     for connections in map(int, options.connections.split(",")):
         empties, signs = [], []
         for _ in range(options.rounds):
-            empties.append(load(script, server, port, "/bench/empty", connections, options.seconds))
-            signs.append(load(script, server, port, "/sign", connections, options.seconds))
+            empties.append(
+                load(script, server, port, "/bench/empty", connections, options.queues, options.seconds)
+            )
+            signs.append(load(script, server, port, "/sign", connections, options.queues, options.seconds))
         ratios = [sign["rate"] / nothing["rate"] for nothing, sign in zip(empties, signs, strict=True)]
 
         def middle(runs: list[dict[str, float]], key: str) -> float:
