@@ -236,6 +236,23 @@ def test_a_change_is_found(good: bytes, name: str, pattern: bytes, replacement: 
     assert report.ok == (set(report.totals) <= warnings)
 
 
+def test_ambiguous_keys_end_the_check(good: bytes) -> None:
+    """Otherwise a file of one Vorgang a million times would be compared a million times a million."""
+
+    def edit(files: dict[str, bytes]) -> None:
+        header, row, rest = files["transactions.csv"].split(b"\r\n", 2)
+        files["transactions.csv"] = b"\r\n".join([header, *[row] * 20_000, rest])
+        header, row, rest = files["transactions_vat.csv"].split(b"\r\n", 2)
+        files["transactions_vat.csv"] = b"\r\n".join([header, *[row] * 20_000, rest])
+
+    report = check(changed(good, edit))
+    assert set(report.totals) == {"KEY"}
+    assert "warning KEY all: sums and signatures were not checked: rows are there more than once" in shown(
+        report
+    )
+    assert report.counts["signatures"] == 0
+
+
 def test_a_beleg_needs_lines_and_payments(good: bytes) -> None:
     def edit(files: dict[str, bytes]) -> None:
         for name in ("lines", "datapayment"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -952,3 +953,43 @@ def test_long_process_data_is_left_out_whole(shop: Shop, closed: Callable[..., d
     (signed,) = closed()["transactions_tse"]
     assert (signed["TSE_VORGANGSDATEN"], signed["TSE_TA_FEHLER"]) == ("", "")
     assert signed["TSE_TA_SIG"]
+
+
+def test_each_receipt_has_the_tse_that_signed_it(tmp_path: Path) -> None:
+    """Also after a switch to another TSE within a closing, and when the one in use does not answer."""
+
+    def two_scus(config: configs.HostConfig) -> None:
+        source = config.scus[0]
+        target = configs.ScuConfig(id=str(uuid.uuid4()), mode=0x2_0000)
+        target.mode_configuration_json = {"SourceScuId": source.id}
+        source.mode, source.mode_configuration_json = 0x1_0000, json.dumps({"TargetScuId": target.id})
+        config.scus.append(target)
+
+    shop = Shop(tmp_path, prepare=two_scus)
+    shop.send(DAILY, "Z1")
+    shop.sale("A")
+    shop.send(DAILY, "Z2")
+    shop.send(0x17 | 0x0100_0000, "SW-1")
+    shop.sale("B")
+    shop.send(0x18, "SW-2")
+    shop.sale("C")
+    for tse in shop.tses.values():
+        tse.down = DOWN
+    shop.sale("D")
+    shop.send(DAILY, "Z3")
+    old, new = (shop.tses[scu.id].scu.get_tse_info().serial_number_octet for scu in shop.config.scus)
+    found = tables(shop)
+    shop.close()
+    assert values(found["tse"], "Z_NR", "TSE_ID", "TSE_SERIAL") == [
+        ("1", "1", old),
+        ("2", "1", old),
+        ("3", "1", old),
+        ("3", "2", new),
+    ]
+    assert all(each["TSE_ZERTIFIKAT_I"] for each in found["tse"])
+    assert values(found["transactions_tse"], "TSE_ID", "TSE_TA_FEHLER") == [
+        ("1", ""),
+        ("1", "Wechsel der TSE nicht abgeschlossen"),
+        ("2", ""),
+        ("2", "TSE ausgefallen"),
+    ]

@@ -1,6 +1,6 @@
 """Checking a DSFinV-K export, ours or anybody's: its form, its keys, its sums and its signatures.
 
-The rows go into a temporary SQLite database, so that an export of many years needs no more memory than one of a day.
+The rows go into a temporary SQLite database, not into memory: an export may hold many years.
 Nothing of the journal is asked: what an auditor has is enough.
 """
 

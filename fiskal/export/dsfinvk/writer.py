@@ -428,15 +428,17 @@ class _Writer:
     def _before(self, receipt: Receipt, reference: str) -> mapping.Identity | None:
         """The latest Vorgang before this one that has ``reference`` as its cbReceiptReference."""
         item_id = receipt.item_id
+        size = 1  # mostly the first one is it
         while True:
-            page = self._store.items_before(self._queue.queue_no, reference, item_id, PAGE)
+            page = self._store.items_before(self._queue.queue_no, reference, item_id, size)
             for stored in page:
                 found = mapping.identity(stored, orders=self._options.orders)
                 if found is not None:
                     return found
-            if len(page) < PAGE:
+            if len(page) < size:
                 return None
             item_id = page[-1].item.ftQueueItemId
+            size = PAGE
 
     def _system(self, system_id: str) -> PosSystem:
         wanted = system_id.lower()
