@@ -11,7 +11,7 @@ from fiskal.export import dsfinvk
 from tests.support.dsfinvk import tables_of
 from tests.support.shop import Shop
 
-FEW, MANY = 1_200, 4_000
+FEW, MANY = 2_000, 6_500
 
 
 def measure(folder: Path, receipts: int) -> tuple[int, int, bytes]:
