@@ -245,6 +245,7 @@ class Middleware:
                 assert row is not None  # the queue was opened from it
                 first, last = doctor.failure_reasons(self.store, row)
                 self._queues[queue.id].failure = last or first
+            self._queues[queue.id].journal_start()
         if len(self._queues) == 1:
             (self._only,) = self._queues.values()
 

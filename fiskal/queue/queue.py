@@ -58,7 +58,7 @@ from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.client import ScuClient, pause
-from fiskal.scu.contract import Deadline, StartTransactionResponse
+from fiskal.scu.contract import EMPTY_GUID, Deadline, StartTransactionResponse
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.scu.fetch import ExportCancelled, Pause
 from fiskal.scu.fetch import pause as fetch_pause
@@ -235,6 +235,28 @@ class Queue:
         """
         self._check_address(request)
         return self._later.submit(lambda: self._sign(request))
+
+    def journal_start(self) -> None:
+        """Note in the action journal that a host serves the queue from now on, and how it is set; not if it was
+        migrated. Never fails: a disk that does not take the note refuses the first receipt, and says why."""
+        if self._state.migrated:
+            return
+        summary = {
+            "ProcessingVersion": PROCESSING_VERSION,
+            "QueueId": self.queue_id,
+            "CashBoxId": self.cash_box_id,
+            "CashBoxIdentification": self.client_id,
+            "SCUId": self._state.scu_id,
+            "Settings": msgspec.to_builtins(self.settings),
+        }
+        text = msgspec.json.encode(summary).decode()
+        started = Action("MiddlewareConfiguration", "Queue started", text, item_id=EMPTY_GUID)
+        change = Change()
+        change.actions += self._action_rows([started], EMPTY_GUID, self._clock())
+        try:
+            self._store.commit(change)
+        except StoreError as error:
+            _log.error("queue %s: its start is not in the journal: %s", self.queue_id, error)
 
     def close(self) -> None:
         """Bring to an end what was put in line."""

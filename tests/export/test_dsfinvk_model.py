@@ -64,10 +64,13 @@ def pays(draw: st.DrawFn) -> dict[str, Any]:
             "CurrencyCode": draw(st.sampled_from(["CHF", "USD", "EUR"])),
             "ForeignCurrencyAmount": str(draw(amounts)),
         }
+    amount = draw(amounts)
+    if data.get("CurrencyCode") == "EUR":  # two amounts of one currency would contradict each other
+        data["ForeignCurrencyAmount"] = str(amount)
     return {
         "Quantity": draw(st.sampled_from([Decimal(1), Decimal(-1)])),
         "Description": draw(st.sampled_from(["Bar", "Karte"])),
-        "Amount": draw(amounts),
+        "Amount": amount,
         "ftPayItemCase": case | draw(st.sampled_from([0, CANCELLED])),
         "ftPayItemCaseData": json.dumps(data) if data else "",
     }
