@@ -205,11 +205,6 @@ def starts_not_in_doubt(patch: Patch) -> None:
     patch.setattr(Work, "note_doubt", lambda self, *args: None)
 
 
-def own_start_forgotten(patch: Patch) -> None:
-    """What an interrupted receipt had begun itself is only looked for where it comes to it again."""
-    patch.setattr(Recall, "begun", lambda self, work: None)
-
-
 MUTATIONS = {
     no_idempotency: "is open, and nobody knows|twice",
     chain_not_continued: "ftReceiptHash is not the hash",
@@ -227,7 +222,6 @@ MUTATIONS = {
     stop_forgotten: "a queue that is stopped answered",
     switch_before_its_signature: "that is switching answered|is at another SCU",
     starts_not_in_doubt: "is open, and nobody knows",
-    own_start_forgotten: "is open, and nobody knows",
 }
 """What is broken, and what the simulation says to it."""
 
