@@ -129,11 +129,9 @@ class Applier:
 
     def _start(self) -> None:
         if self._thread is None and not self._closed:
-            this = weakref.ref(self, lambda _: _release(self_wake))
-            self_wake = self._wake
-            self._thread = threading.Thread(
-                target=_run, args=(this, self_wake), name="fiskal-store", daemon=True
-            )
+            wake = self._wake
+            this = weakref.ref(self, lambda _: _release(wake))
+            self._thread = threading.Thread(target=_run, args=(this, wake), name="fiskal-store", daemon=True)
             self._thread.start()
 
     def _rouse(self) -> None:

@@ -278,6 +278,7 @@ class SqliteStore:
             ):
                 entry = None
         except BaseException:
+            self._heads.forget(change)
             if turn is not None and not in_turn:
                 turn.__enter__()
             raise
