@@ -36,11 +36,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fiskal.errors import StoreError
+from fiskal.store.blockfile import BLOCK_BYTES, BlockFile
 from fiskal.store.entry import Entry, decode_entries, encode_entries
 
 _log = logging.getLogger("fiskal.store")
 
-BLOCK_BYTES: Final = 4096
 SEGMENT_BYTES: Final = 2 << 20
 MAX_BATCH_BYTES: Final = 1 << 20
 """Entries of one batch; more wait for the next."""
@@ -52,9 +52,6 @@ _HEADER_MAGIC: Final = b"FCL1"
 _BATCH: Final = struct.Struct("<4sIIQ")
 _BATCH_MAGIC: Final = b"FCB1"
 _SEQUENCE: Final = struct.Struct("<Q")
-
-# Functions of the data as it is written; systems without fdatasync (macOS, Windows) have fsync.
-_sync: Final = getattr(os, "fdatasync", os.fsync)
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full; make room, then repeat",
@@ -96,7 +93,7 @@ class CommitLog:
         self._publish = publish
         self._published = published
         self._make_room = make_room
-        self._fd = -1
+        self._file: BlockFile | None = None
         self._salt = 0
         self._place = _Place(sequence, 0, 0)
         self._next: _Place | None = None
@@ -133,11 +130,10 @@ class CommitLog:
             # A batch that is refused here is written over here: a sequence stands in one segment only.
             self._place = _Place(sequence - 1, segment, 0)
         try:
-            if self._fd < 0:
-                self._fd, self._salt = _open(self._path, self._identity, self._make_empty)
+            if self._file is None:
+                self._file, self._salt = _open(self._path, self._identity, self._make_empty)
             head = _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
-            _write_at(self._fd, head + body, BLOCK_BYTES + segment * SEGMENT_BYTES + at)
-            _sync(self._fd)
+            self._file.store(head, body, BLOCK_BYTES + segment * SEGMENT_BYTES + at)
         except OSError as error:
             self.close()
             raise _store_error(error, self._path, "write to") from error
@@ -150,12 +146,9 @@ class CommitLog:
 
     def close(self) -> None:
         """Never fails: what mattered was flushed before."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            try:
-                os.close(fd)
-            except OSError:
-                pass
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
 
 def read(path: Path, identity: bytes, applied: int) -> list[tuple[int, list[Entry]]]:
@@ -242,51 +235,33 @@ def _salt_of(data: bytes, identity: bytes) -> int | None:
     return zlib.crc32(salt) if data[: _HEADER.size] == _header(identity, salt) else None
 
 
-def _open(path: Path, identity: bytes, make_empty: Callable[[], None]) -> tuple[int, int]:
+def _open(path: Path, identity: bytes, make_empty: Callable[[], None]) -> tuple[BlockFile, int]:
     """The log, open for writing, in its full size: later writes need no room, and a flush no metadata.
 
     ``make_empty`` is called before a file is made anew.
     """
-    fd = os.open(
-        path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0), 0o666
-    )
+    file = BlockFile(path, BLOCK_BYTES + MAX_BATCH_BYTES)
     try:
         size = BLOCK_BYTES + 2 * SEGMENT_BYTES
-        salt = _salt_of(os.read(fd, _HEADER.size), identity)
-        if salt is None or os.fstat(fd).st_size != size:
+        salt = _salt_of(os.read(file.fd, _HEADER.size), identity)
+        if salt is None or os.fstat(file.fd).st_size != size:
             make_empty()
             # The header comes last: without it the file counts as empty.
-            os.ftruncate(fd, 0)
+            os.ftruncate(file.fd, 0)
             zeros = bytes(1 << 16)
             for at in range(0, size, len(zeros)):
-                _write_at(fd, zeros[: size - at], at)
-            os.fsync(fd)
+                file.write(zeros[: size - at], at)
+            os.fsync(file.fd)
             random = secrets.token_bytes(16)
             salt = zlib.crc32(random)
-            _write_at(fd, _header(identity, random), 0)
-            os.fsync(fd)
+            file.write(_header(identity, random), 0)
+            os.fsync(file.fd)
             _sync_folder(path.parent)
+        file.go_direct()
     except BaseException:
-        os.close(fd)
+        file.close()
         raise
-    return fd, salt
-
-
-def _write_at(fd: int, data: bytes, at: int) -> None:
-    while data:
-        written = _pwrite(fd, data, at)
-        if written == 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        data = data[written:]
-        at += written
-
-
-def _seek_and_write(fd: int, data: bytes, at: int, /) -> int:
-    os.lseek(fd, at, os.SEEK_SET)
-    return os.write(fd, data)
-
-
-_pwrite: Final[Callable[[int, bytes, int], int]] = getattr(os, "pwrite", _seek_and_write)  # not on Windows
+    return file, salt
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from pathlib import Path
 
 import pytest
 
 from fiskal.scu.contract import EMPTY_GUID
-from fiskal.store import commitlog
+from tests.support.disk import refuse_to_confirm
 from tests.support.shop import Shop
 
 STARTED = "MiddlewareConfiguration"
@@ -46,11 +44,8 @@ def test_a_disk_that_does_not_take_the_note_stops_no_start(
 ) -> None:
     shop = Shop(tmp_path)
 
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     with monkeypatch.context() as patched:
-        patched.setattr(commitlog, "_sync", fail)
+        refuse_to_confirm(patched)
         shop.reopen()
     assert "its start is not in the journal" in caplog.text
     assert shop.sale("A")["ftState"] == 0x4445_0000_0000_0000

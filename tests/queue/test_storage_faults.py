@@ -23,8 +23,9 @@ from fiskal.clock import TICKS_PER_SECOND
 from fiskal.errors import FiskalError, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.host.config import STORE_NAME
-from fiskal.store import Change, SqliteStore, commitlog, sqlite
+from fiskal.store import Change, SqliteStore, blockfile, sqlite
 from fiskal.store.writer import Writer
+from tests.support.disk import refuse_to_confirm
 from tests.support.shop import DE, Shop
 
 RECEIPT_REQUEST = 0x8000_0000_0000
@@ -235,12 +236,9 @@ def test_a_disk_that_dies_while_the_tse_signs(shop: Shop, monkeypatch: pytest.Mo
     answers = {"S-0": shop.sale("S-0")}
     sign = shop.tse.scu.finish_transaction
 
-    def fail(fd: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
     def finish(*args: Any) -> Any:
         answer = sign(*args)
-        monkeypatch.setattr(commitlog, "_sync", fail)
+        refuse_to_confirm(monkeypatch)
         return answer
 
     monkeypatch.setattr(shop.tse.scu, "finish_transaction", finish)
@@ -295,16 +293,16 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
 def test_an_error_says_what_to_do(shop: Shop, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The error of a real write names the file and the remedy."""
 
-    def refuse(fd: int, data: bytes, at: int) -> int:
+    def refuse(fd: int, data: memoryview, at: int) -> int:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     if where == "T1":
-        monkeypatch.setattr(commitlog, "_pwrite", refuse)
+        monkeypatch.setattr(blockfile, "_pwrite", refuse)
     else:
         start = shop.tse.scu.start_transaction
 
         def sign(*args: Any) -> Any:
-            monkeypatch.setattr(commitlog, "_pwrite", refuse)
+            monkeypatch.setattr(blockfile, "_pwrite", refuse)
             return start(*args)
 
         monkeypatch.setattr(shop.tse.scu, "start_transaction", sign)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import os
 import random
 import shutil
 import sqlite3
@@ -36,9 +35,10 @@ from rows import (
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
-from fiskal.store import Change, QueueItemRow, SqliteReader, SqliteStore, applier, commitlog
+from fiskal.store import Change, QueueItemRow, SqliteReader, SqliteStore, applier, blockfile, commitlog
 from fiskal.store.entry import decode_entries, encode_entries, entry_of
 from fiskal.store.writer import Writer
+from tests.support.disk import refuse_to_confirm
 
 
 @pytest.fixture(autouse=True)
@@ -388,13 +388,10 @@ def test_readers_and_writers_beside_each_other_see_what_was_committed(store: Sql
 def test_a_disk_that_refuses_is_named_and_the_row_is_taken_again(
     store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, code: int, advice: str
 ) -> None:
-    def fail(fd: int) -> None:
-        raise OSError(code, os.strerror(code))
-
     store.commit(accept(1, 1))
     store.commit(completed(1, 1))
     with monkeypatch.context() as patched:
-        patched.setattr(commitlog, "_sync", fail)
+        refuse_to_confirm(patched, code)
         with pytest.raises(StoreError, match=advice):
             store.commit(accept(1, 2, cbReceiptReference="lost"))
     # What the disk refused to confirm may be in the log all the same; the next takes its place.
@@ -414,7 +411,7 @@ def test_what_was_refused_in_a_new_segment_is_written_over(
         lazy.commit(accept(1, row))
     large = {"request": "x" * 3 * commitlog.BLOCK_BYTES}
     with monkeypatch.context() as patched:
-        patched.setattr(commitlog, "_sync", _fail)
+        refuse_to_confirm(patched)
         with pytest.raises(StoreError):
             lazy.commit(accept(1, blocks, cbReceiptReference="lost", **large))
     lazy.commit(accept(1, blocks, cbReceiptReference="kept"))
@@ -424,17 +421,13 @@ def test_what_was_refused_in_a_new_segment_is_written_over(
     lazy.close()
 
 
-def _fail(fd: int) -> None:
-    raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-
 def test_a_log_that_was_deleted_in_operation_is_made_anew_behind_what_it_held(
     lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lazy.commit(accept(1, 1))
     log_of(path).unlink()
     with monkeypatch.context() as patched:
-        patched.setattr(commitlog, "_sync", _fail)
+        refuse_to_confirm(patched)
         with pytest.raises(StoreError):  # it is opened again after this
             lazy.commit(accept(2, 1))
     lazy.commit(accept(2, 1))
@@ -728,7 +721,7 @@ def test_without_room_for_the_log_nothing_is_accepted(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(commitlog, "_pwrite", lambda fd, data, at: 0)
+        patched.setattr(blockfile, "_pwrite", lambda fd, data, at: 0)
         with pytest.raises(StoreError, match="the disk is full"):
             store.commit(accept(1, 1))
     store.commit(accept(1, 1))
@@ -736,11 +729,17 @@ def test_without_room_for_the_log_nothing_is_accepted(
     assert rows(store) == [item(1, 1)]
 
 
-@pytest.mark.parametrize("write", [commitlog._pwrite, commitlog._seek_and_write])
+@pytest.mark.parametrize("write", [blockfile._pwrite, blockfile._seek_and_write])
+@pytest.mark.parametrize("piece", [100, 512])
 def test_a_write_in_pieces_is_whole(
-    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[int, bytes, int], int]
+    store: SqliteStore,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write: Callable[[int, memoryview, int], int],
+    piece: int,
 ) -> None:
-    monkeypatch.setattr(commitlog, "_pwrite", lambda fd, data, at: write(fd, data[:100], at))
+    """Also in pieces that no direct write may have."""
+    monkeypatch.setattr(blockfile, "_pwrite", lambda fd, data, at: write(fd, data[:piece], at))
     store.commit(accept(1, 1))
     with SqliteStore(died(store, path)) as other:
         assert rows(other) == [item(1, 1)]
