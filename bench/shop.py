@@ -38,6 +38,7 @@ class NullTse:
     """Answers at once with a signature that is none. For measuring only."""
 
     in_process = True
+    computes_only = True
 
     def __init__(self) -> None:
         self._number = 0

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from bench import bare
 from bench.shop import basket, host
+from fiskal.host.process import settle
 
 
 class Round(NamedTuple):
@@ -62,6 +63,7 @@ def serve(pipe: Connection, number: int, arguments: argparse.Namespace) -> None:
                 count += 1
             counts.append(count)
 
+        settle()
         pipe.send("ready")
         while True:
             end = pipe.recv()

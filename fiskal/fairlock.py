@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from _thread import LockType, allocate_lock
+from _thread import allocate_lock
 from collections import deque
 from types import TracebackType
 
 from fiskal.errors import FiskalError
+from fiskal.fibers import Gate, new_gate
 
 
 class QueueBusy(FiskalError):
@@ -27,7 +28,7 @@ class FairLock:
     def __init__(self, max_waiting: int) -> None:
         self._mutex = allocate_lock()
         self._held = False
-        self._waiting: deque[LockType] = deque()
+        self._waiting: deque[Gate] = deque()
         self._max_waiting = max_waiting
 
     def __enter__(self) -> None:
@@ -37,14 +38,18 @@ class FairLock:
                 return
             if len(self._waiting) >= self._max_waiting:
                 raise QueueBusy(f"{len(self._waiting)} receipts wait for this queue already; try again")
-            gate = allocate_lock()
-            gate.acquire()
+            gate = new_gate()
             self._waiting.append(gate)
         try:
             gate.acquire()
         except BaseException:  # Ctrl-C while waiting
             self.abandon(gate)
             raise
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody is inside."""
+        return not self._held
 
     def enter_if_free(self) -> bool:
         """Enter without waiting; False if somebody else is inside."""
@@ -67,7 +72,7 @@ class FairLock:
             else:
                 self._held = False
 
-    def abandon(self, gate: LockType) -> None:
+    def abandon(self, gate: Gate) -> None:
         """Leave the line, or pass on what was handed over in the meantime."""
         with self._mutex:
             if gate in self._waiting:
@@ -91,7 +96,7 @@ class Turn(FairLock):
     def __init__(self) -> None:
         super().__init__(max_waiting=1_000_000)
 
-    def grant(self, gates: list[LockType]) -> None:
+    def grant(self, gates: list[Gate]) -> None:
         """Wake the waiters behind ``gates`` one after the other, each when the turn is its own."""
         with self._mutex:
             self._waiting.extend(gates)

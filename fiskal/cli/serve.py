@@ -19,6 +19,7 @@ import fiskal
 from fiskal.cli import common
 from fiskal.host import config as configs
 from fiskal.host import http
+from fiskal.host.process import settle
 from fiskal.scu.software import NOT_CERTIFIED_WARNING
 from fiskal.version import __version__
 
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            settle()
             self._announce()
 
     @contextmanager

@@ -31,6 +31,7 @@ from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, Re
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.fairlock import QueueBusy
 from fiskal.host import openapi
+from fiskal.host.crew import LoopCrew
 from fiskal.host.middleware import Middleware
 from fiskal.queue.identity import parse_guid
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
@@ -47,6 +48,8 @@ PROBLEM = "application/problem+json"
 BINARY = "application/octet-stream"
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
+SHORT_BODY_BYTES = 64 * 1024
+"""Longer requests are read in a thread: the event loop has others to serve."""
 SIGN_THREADS = 64
 READ_THREADS = 8
 MAX_PENDING = 1_000
@@ -120,7 +123,8 @@ class Lane:
         self._name = f"fiskal-{name}"
         self._most = threads
         self._max_pending = max_pending
-        self._pending = 0
+        self.pending = 0
+        """Calls that are in work or wait."""
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._answers: _Answers | None = None
@@ -128,8 +132,8 @@ class Lane:
 
     async def run(self, function: Callable[..., _T], *args: Any) -> _T:
         """Call ``function`` in a thread. Raises QueueBusy if too many wait already, and what it raises."""
-        if self._pending >= self._max_pending:
-            raise QueueBusy(f"{self._pending} requests wait for this host already; try again")
+        if self.pending >= self._max_pending:
+            raise QueueBusy(f"{self.pending} requests wait for this host already; try again")
         return await self.go_on(function, *args)
 
     async def go_on(self, function: Callable[..., _T], *args: Any) -> _T:
@@ -141,14 +145,14 @@ class Lane:
         if answers is None or answers.loop is not loop:
             answers = self._answers = _Answers(loop)
         future: asyncio.Future[_T] = loop.create_future()
-        self._pending += 1
+        self.pending += 1
         try:
             self._jobs.put(_Job(future, answers, function, args))
-            if self._pending > len(self._threads) < self._most:
+            if self.pending > len(self._threads) < self._most:
                 self._start_thread()
             return await future
         finally:
-            self._pending -= 1
+            self.pending -= 1
 
     def close(self) -> None:
         """Wait for the calls that have begun; forget those that have not, nobody waits for them any more."""
@@ -324,6 +328,7 @@ def create_app(
     if require_token and not token:
         raise ConfigurationError("'access_token' is empty; put a long random text there")
     signing = Lane("sign", threads, max_pending)
+    crew = LoopCrew()
     reading = Lane("read", READ_THREADS, max_pending)
     health_of = msgspec.json.Encoder().encode
 
@@ -357,7 +362,15 @@ def create_app(
         if _ASYNC.search(request.headers.get("prefer", "")):
             await signing.run(middleware.sign_later_json, await request.body())
             return ASGIResponse(status_code=202, headers={"preference-applied": "respond-async"})
-        return _json(await signing.run(middleware.sign_json, await request.body()))
+        body = await request.body()
+        if len(body) > SHORT_BODY_BYTES:
+            return _json(await signing.run(middleware.sign_json, body))
+        call, is_short = middleware.sign_call(body)
+        if not is_short:
+            return _json(await signing.run(call))
+        if signing.pending + crew.pending >= max_pending:
+            raise QueueBusy(f"{max_pending} requests wait for this host already; try again")
+        return _json(await crew.call(call))
 
     @post(paths("journal"), status_code=200)
     async def journal(request: _Request) -> ASGIResponse:
@@ -405,6 +418,7 @@ def create_app(
         try:
             yield
         finally:
+            await crew.close()
             await asyncio.to_thread(signing.close)
             await asyncio.to_thread(reading.close)
             if close_middleware:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +21,13 @@ from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
 from fiskal.export import dsfinvk
 from fiskal.export import journal as journals
 from fiskal.fairlock import Turn
+from fiskal.fibers import in_fiber
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host import doctor
 from fiskal.host import timings as host_timings
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
+from fiskal.host.crew import Crew
 from fiskal.host.events import Event, EventKind, Listener, TseReport
 from fiskal.host.monitor import Monitor
 from fiskal.host.timings import TseTimings
@@ -116,6 +120,11 @@ class Middleware:
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
         self._turn = Turn()
+        self._crew = Crew("fiskal-sign")
+        self._alone = allocate_lock()
+        """Held by a caller who found nobody else and signs in its own thread,"""
+        self._alone_in = 0
+        """which is this one."""
         self._clock = clock
         window = Window.parse(config.upkeep_window)
         self._export_runner = ExportRunner(
@@ -272,9 +281,16 @@ class Middleware:
 
     def sign_json(self, body: Bytes) -> bytes:
         """Sign one receipt, JSON in, JSON out: the very text that was stored and hashed. Raises as sign."""
+        return self._sign(*self._prepare(body))
+
+    def sign_call(self, body: Bytes) -> tuple[Callable[[], bytes], bool]:
+        """The call that signs the request ``body``, and whether it is a short one, to be made in a fiber at once
+        (:mod:`fiskal.fibers`). Any other blocks its thread for as long as :meth:`sign_json`. Raises ReceiptRejected.
+        """
         queue, request = self._prepare(body)
-        text = queue.sign(request)
-        return NULL if text is None else text
+        if queue.is_short(request):
+            return partial(_text, queue, request), True
+        return partial(self._sign, queue, request), False
 
     def _prepare(self, body: Bytes) -> tuple[Queue, Prepared]:
         """The queue a request is for, and the request as that queue reads it."""
@@ -284,6 +300,26 @@ class Middleware:
         if queue.settings.process_data_strict:
             request = prepare(data, strict=True)
         return queue, request
+
+    def _sign(self, queue: Queue, request: Prepared) -> bytes:
+        """In the caller's thread, unless others sign and the crew can take it.
+
+        A call within a call, as a driver or a simulation may make it, stays where it is: the outer one goes on only
+        when it is done.
+        """
+        crew, caller = self._crew, get_ident()
+        if self._alone_in == caller or in_fiber():
+            return _text(queue, request)
+        if not crew.busy and self._alone.acquire(False):
+            self._alone_in = caller
+            try:
+                return _text(queue, request)
+            finally:
+                self._alone_in = 0
+                self._alone.release()
+        if queue.is_short(request):
+            return crew.call(partial(_text, queue, request))
+        return _text(queue, request)
 
     def sign_later(self, request: ReceiptRequest) -> Future[bytes | None]:
         """Put one receipt in line and return at once: for the start of a transaction, so that scanning goes on
@@ -619,6 +655,7 @@ class Middleware:
         self._monitor.close()
         for queue in self._queues.values():
             queue.close()
+        self._crew.close()
         self._export_runner.close()
         for binding in self._bindings.values():
             binding.close()
@@ -642,6 +679,11 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
     if create and not (folder / configs.FILE_NAME).exists():
         configs.save(folder, configs.new_config())
     return Middleware(configs.load(folder), folder, clock=clock, background_exports=True)
+
+
+def _text(queue: Queue, request: Prepared) -> bytes:
+    text = queue.sign(request)
+    return NULL if text is None else text
 
 
 class _Attempts:

@@ -39,6 +39,8 @@ class ScuBinding:
         self.scu_id = scu_id
         self.in_process = False
         """The TSE computes in this process; to call it is work, not waiting."""
+        self.computes_only = False
+        """Transaction calls wait for nothing but their turn at the TSE."""
         self.export_lock = threading.Lock()
         """Held for the length of a TAR export of the TSE; no other call waits for it."""
         self.signed_at: float | None = None
@@ -92,6 +94,7 @@ class ScuBinding:
                 try:
                     scu = self._open()
                     self.in_process = bool(getattr(scu, "in_process", False))
+                    self.computes_only = bool(getattr(scu, "computes_only", False))
                     self._scu = scu
                 except ScuError:
                     raise

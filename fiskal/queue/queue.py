@@ -10,7 +10,7 @@ import base64
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, prepare, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.fairlock import FairLock, Turn
+from fiskal.fibers import in_fiber, wait_for
 from fiskal.germany import signatures
 from fiskal.germany.codes import (
     CASE_MASK,
@@ -116,6 +117,9 @@ _CLOSINGS = frozenset(
         ReceiptCase.MIGRATION,
     }
 )
+
+_LONG_FLAGS = ReceiptFlag.RECEIPT_REQUEST | ReceiptFlag.FAILED_RECEIPT | ReceiptFlag.HANDWRITTEN
+"""What is asked for with these reads the journal, or is rare."""
 
 _LEAVING = frozenset({ReceiptCase.OUT_OF_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH})
 
@@ -224,8 +228,29 @@ class Queue:
         """
         last = self._later.last
         if last is not None:
-            wait((last,))  # who came later is served later: a finish never before its own start
+            wait_for(last)  # who came later is served later: a finish never before its own start
         return self._sign(request)
+
+    def is_short(self, request: Prepared) -> bool:
+        """Whether to sign ``request`` now waits for nothing but the journal, so that receipts may share a thread.
+
+        It does not if everything is in order, the TSE computes in this process, and the receipt is one that a
+        customer waits for. What happens meanwhile can make it longer, and does no other harm.
+        """
+        state, settings = self._state, self.settings
+        client = self._own_client
+        return (
+            client is not None
+            and client[0].computes_only
+            and client[0].scu_id == state.scu_id
+            and state.active
+            and not (self._questions or state.fail_count or state.migrated)
+            and not (self._stale and self._lock.is_free)  # in work memory is ahead of the disk
+            and not settings.duplicate_window_s
+            and self._later.last is None
+            and not request.receipt_case & _LONG_FLAGS
+            and request.receipt_case & CASE_MASK not in SPECIAL_CASES
+        )
 
     def sign_later(self, request: Prepared) -> Future[bytes | None]:
         """Put one request in line and return; the future gives what :meth:`sign` would have returned or raised.
@@ -359,8 +384,8 @@ class Queue:
             self._own_turn = None  # what was interrupted may have to wait for a TSE
             self._load()
         # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread goes
-        # without.
-        self._own_turn = None if get_ident() == main_thread().ident else self._turn
+        # without. Fibers take turns already.
+        self._own_turn = None if in_fiber() or get_ident() == main_thread().ident else self._turn
 
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the

@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Final, NoReturn, TypeVar
 
 import msgspec
@@ -158,6 +159,11 @@ class ScuCore:
         """The TSE computes in this process."""
         return self._driver.key_in_process
 
+    @property
+    def computes_only(self) -> bool:
+        """Transaction calls wait for nothing but their turn."""
+        return self._driver.computes_only
+
     # ---- turns ------------------------------------------------------------------------------
 
     def _enter(self, operation: str, urgency: Urgency, client_id: str, deadline: Deadline | None) -> None:
@@ -169,20 +175,21 @@ class ScuCore:
                 raise closed()
             raise Unreachable("BUSY", "The deadline passed before the TSE could be asked.")
 
-    @contextlib.contextmanager
-    def back_to_back(self, client_id: str, deadline: Deadline | None = None) -> Iterator[None]:
+    def back_to_back(self, client_id: str, deadline: Deadline | None = None) -> AbstractContextManager[None]:
         """Within the block, calls of this thread follow each other with none of others in between.
 
         For the start and finish of an implicit receipt, behind which a customer waits. Raises Unreachable.
         """
+        return _Block(self, client_id, deadline)
+
+    def _enter_block(self, client_id: str, deadline: Deadline | None) -> None:
         asked_ns = time.perf_counter_ns()
         self._enter("receipt", Urgency.FINISH, client_id, deadline)
         self._waited_ns = time.perf_counter_ns() - asked_ns
-        try:
-            yield
-        finally:
-            self._waited_ns = 0
-            self.scheduler.leave()
+
+    def _leave_block(self) -> None:
+        self._waited_ns = 0
+        self.scheduler.leave()
 
     def _administer(self, operation: str, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
         """Run ``action``, which may change the TSE, in its turn; afterwards nothing seen before counts.
@@ -757,6 +764,23 @@ class ScuCore:
                     self._calls.close()
         finally:
             self.scheduler.leave()
+
+
+class _Block:
+    """Several calls in one turn. A class, because a generator takes longer than the rest of it."""
+
+    __slots__ = ("_client_id", "_core", "_deadline")
+
+    def __init__(self, core: ScuCore, client_id: str, deadline: Deadline | None) -> None:
+        self._core = core
+        self._client_id = client_id
+        self._deadline = deadline
+
+    def __enter__(self) -> None:
+        self._core._enter_block(self._client_id, self._deadline)
+
+    def __exit__(self, *_: object) -> None:
+        self._core._leave_block()
 
 
 def closed() -> Unreachable:

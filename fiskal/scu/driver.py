@@ -110,6 +110,8 @@ class Driver(Protocol):
 
     key_in_process: bool
     """The signing key lives in this process: its signatures need no check before they are answered."""
+    computes_only: bool
+    """Transaction calls wait for nothing: no device, no network, no flush of a disk."""
     remembers_calls: bool
     """The driver's own log remembers every call durably, in the act of signing: see :meth:`recall`."""
     needs_open_numbers: bool

@@ -15,10 +15,13 @@ import enum
 import heapq
 import itertools
 import time
-from _thread import LockType, allocate_lock, get_ident
+from _thread import allocate_lock
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from greenlet import getcurrent, greenlet
+
+from fiskal.fibers import Gate, new_gate
 from fiskal.histogram import Histogram
 from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import Unreachable
@@ -68,8 +71,7 @@ class _Waiter:
         self.client_id = client_id
         self.background = background
         self.granted = False
-        self.gate: LockType = allocate_lock()
-        self.gate.acquire()
+        self.gate: Gate = new_gate()
 
 
 class Scheduler:
@@ -109,7 +111,8 @@ class Scheduler:
         self._due: list[tuple[float, int, _Waiter]] = []
         self._background: list[tuple[float, int, _Waiter]] = []
         self._per_client: dict[str, int] = {}
-        self._owner: int | None = None
+        self._owner: greenlet | None = None
+        """The main greenlet of a thread stands for the thread."""
         self._calls: list[tuple[str, float]] = []
         """What the owner does, the innermost last, and since when."""
         self._waited = 0.0
@@ -134,8 +137,8 @@ class Scheduler:
         Raises Unreachable BUSY when ``deadline`` (None: ``limit_s`` seconds) passes before, or when too many
         wait. A call that gave up leaves no trace in the line.
         """
-        owner = get_ident()
-        if self._owner == owner:
+        owner = getcurrent()
+        if self._owner is owner:
             self._calls.append((operation, self._clock()))
             return
         arrived = self._clock()
@@ -157,7 +160,7 @@ class Scheduler:
 
     def enter_if_idle(self, operation: str) -> bool:
         """Enter if nobody uses the TSE, else False at once."""
-        owner = get_ident()
+        owner = getcurrent()
         with self._mutex:
             if self._owner is not None:
                 return False
@@ -196,7 +199,7 @@ class Scheduler:
         heapq.heappush(self._background if background else self._due, (due, next(self._numbers), waiter))
         return waiter
 
-    def _wait(self, waiter: _Waiter, owner: int, seconds: float) -> None:
+    def _wait(self, waiter: _Waiter, owner: greenlet, seconds: float) -> None:
         try:
             if waiter.gate.acquire(timeout=max(seconds, 0.0)):
                 self._owner = owner
@@ -284,5 +287,5 @@ class Scheduler:
         return result
 
 
-_HANDED_OVER: Final = -1
-"""The owner while the next one is being woken; no thread has this identity."""
+_HANDED_OVER: Final = greenlet()
+"""The owner while the next one is being woken; nobody runs in it."""

@@ -26,7 +26,7 @@ from fiskal.store.writer import BadChange, Writer
 
 _log = logging.getLogger("fiskal.store")
 
-APPLY_CHANGES: Final = 128
+APPLY_CHANGES: Final = 256
 """So many waiting changes, of half as many receipts, are stored without further delay."""
 
 MAX_APPLY_CHANGES: Final = 512

@@ -8,7 +8,7 @@ could refuse. What the columns ask for is checked here, row by row; what depends
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, get_args, get_type_hints
 
 import msgspec
@@ -98,9 +98,7 @@ class _Check:
         return bool(max(values) < _INT64 and min(values) >= -_INT64)
 
 
-def _check_of(name: str) -> _Check | None:
-    if name not in _KEPT:
-        return None
+def _check_of(name: str) -> _Check:
     (row,) = get_args(get_type_hints(_Rows)[name])
     if row == Key:
         return _Check(tuple, [frozenset({int}), frozenset({str})])
@@ -111,32 +109,35 @@ def _types(row: Any) -> list[frozenset[type]]:
     return [frozenset(get_args(hint) or (hint,)) for hint in get_type_hints(row).values()]
 
 
-_CHECKS: Final = [(name, _check_of(name)) for name in Change.__slots__]
+_CHECKS: Final = [_check_of(name) for name in _KEPT]
+_kept: Final = attrgetter(*_KEPT)
+_left_out: Final = attrgetter(*sorted(set(Change.__slots__) - set(_KEPT)))
 _RECEIPT: Final = _Check(Receipt, _types(Receipt))
 
 
 def entry_of(change: Change) -> Entry | None:
     """The entry of a change; None if it holds what does not go into the log, or what a column could refuse."""
-    for name, check in _CHECKS:
-        rows = getattr(change, name)
-        if rows:
-            if check is None:
+    if any(_left_out(change)):
+        return None
+    kept = _kept(change)
+    for rows, check in zip(kept, _CHECKS, strict=True):
+        for row in rows:
+            if not check.is_good(row):
                 return None
-            for row in rows:
-                if not check.is_good(row):
-                    return None
     for answer in change.answers:
         if answer.receipt is not None and not _RECEIPT.is_good(answer.receipt):
             return None
     try:
-        return Entry(change, _encode(_Rows(*[getattr(change, name) for name in _KEPT])))
+        return Entry(change, _encode(_Rows(*kept)))
     except UnicodeEncodeError:  # a lone surrogate, which SQLite does not take either
         return None
 
 
 def encode_entries(entries: Sequence[Entry]) -> bytes:
-    """The body of a batch."""
-    return _encode([msgspec.Raw(entry.data) for entry in entries])
+    """The body of a batch: an array of MessagePack, of entries that are MessagePack already."""
+    count = len(entries)
+    head = bytes([0x90 | count]) if count < 16 else b"\xdc" + count.to_bytes(2, "big")
+    return head + b"".join([entry.data for entry in entries])
 
 
 def decode_entries(body: bytes) -> list[Entry]:

@@ -11,13 +11,13 @@ it first and raises afterwards, so every step that follows an interrupt can be r
 
 from __future__ import annotations
 
-from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
+from fiskal.fibers import Gate, let_others_go_first, may_block, new_gate
 from fiskal.store.writer import BadChange
 
 MAX_BATCH_CHANGES: Final = 256
@@ -54,8 +54,7 @@ class _Ticket:
         self.change = change
         self.turn = turn
         self.granted = False
-        self.gate: LockType = allocate_lock()
-        self.gate.acquire()
+        self.gate: Gate = new_gate()
         self.error: StoreError | None = None
         self.settled = False
 
@@ -164,6 +163,8 @@ class GroupCommit(Generic[T]):
             if ticket.turn is not None:
                 with ticket.turn:
                     pass
+            else:
+                let_others_go_first()
             weight = 0
             while tickets and len(batch) < self._max_batch:
                 if self._weigh is not None and tickets[0].change is not None:
@@ -187,7 +188,7 @@ class GroupCommit(Generic[T]):
                     self._writer = self._open_writer()
                 self._writer.forget()
                 self._writing = batch
-                self._writer.write([ticket.change for ticket in batch])
+                may_block(self._writer.write, [ticket.change for ticket in batch])
             except BadChange as bad:
                 self._writing = []
                 if len(batch) > 1:

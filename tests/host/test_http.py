@@ -60,6 +60,9 @@ class Fake:
         self.bodies.append(body)
         return self.sign(body)
 
+    def sign_call(self, body: bytes) -> tuple[Callable[[], bytes], bool]:
+        return (lambda: self.sign_json(body)), False
+
     def journal(self, *args: Any, queue_id: str | None = None) -> Iterator[bytes]:
         self.asked = (*args[:3], queue_id)
         return self.stream()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -198,6 +199,14 @@ def every_list() -> Change:
         doubtful_starts_removed=[(1, "gone")],
         recovered=[recovered(), recovered(name="B", delivered="zero")],
     )
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 255, 256, 65535])
+def test_a_batch_is_an_array_of_messagepack(count: int) -> None:
+    entry = entry_of(accept(1, 1))
+    assert entry is not None
+    body = encode_entries([entry] * count)
+    assert body == msgspec.msgpack.encode([msgspec.Raw(entry.data)] * count)
 
 
 def test_every_row_survives_the_log(lazy: SqliteStore, path: Path) -> None:

@@ -40,6 +40,7 @@ class FaultyScu:
     """Passes every call on, unless told to fail it before or after the TSE has executed it."""
 
     in_process = True
+    computes_only = True
     deduplicates = True
 
     def __init__(self, scu: Scu) -> None:

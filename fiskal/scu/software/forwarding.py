@@ -13,6 +13,7 @@ class ForwardingDriver:
     def __init__(self, inner: Driver) -> None:
         self.inner = inner
         self.key_in_process = inner.key_in_process
+        self.computes_only = inner.computes_only
         self.remembers_calls = inner.remembers_calls
         self.needs_open_numbers = inner.needs_open_numbers
         self.terminates_uninitialized = inner.terminates_uninitialized

@@ -27,7 +27,7 @@ import struct
 import zlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, NoReturn, Self
 
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected
 from fiskal.scu.software.folder import Checkpoint, decode_checkpoint, encode_checkpoint, sync_folder
@@ -201,12 +201,9 @@ class RecordLog:
         try:
             written = os.write(self._fd, record)
         except OSError as error:
-            written = -1
-            reason = error
-        else:
-            reason = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._take_back(offset, error)
         if written != len(record):
-            self._take_back(offset, reason)
+            self._take_back(offset, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         if self._durable:
             try:
                 _sync(self._fd)
@@ -215,7 +212,7 @@ class RecordLog:
         self.end = offset + written
         return offset
 
-    def _take_back(self, offset: int, reason: OSError) -> None:
+    def _take_back(self, offset: int, reason: OSError) -> NoReturn:
         """Remove what a failed write left behind, then refuse the call."""
         try:
             os.ftruncate(self._fd, offset)

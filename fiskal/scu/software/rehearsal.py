@@ -201,6 +201,7 @@ class RehearsedTse(ForwardingDriver):
     ) -> None:
         super().__init__(tse if inner is None else inner)
         self.key_in_process = False
+        self.computes_only = False
         self.tse = tse
         self._options = convert(rehearsal or Rehearsal())
         self._given_limits = tse.limits

@@ -141,6 +141,7 @@ class SoftwareTse:
         checkpoint_every: int = CHECKPOINT_EVERY,
     ) -> None:
         self.directory = Path(directory)
+        self.computes_only = not durable
         self._clock = clock
         self._limits = Limits(
             max_clients=max_clients,
