@@ -10,10 +10,10 @@ from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from fiskal.fairlock import QueueBusy
-from fiskal.fibers import Hub, new_gate
+from fiskal.fibers import Done, Hub, new_gate
 
 _T = TypeVar("_T")
 
@@ -110,7 +110,7 @@ class LoopCrew:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._hub: Hub | None = None
+        self._hub: _LoopHub | None = None
         self._closed = False
         self.pending = 0
         """Calls that are in work or wait."""
@@ -122,10 +122,19 @@ class LoopCrew:
         loop = asyncio.get_running_loop()
         if self._hub is None or self._loop is not loop:
             self._loop, self._hub = loop, _LoopHub(loop)
-        future: asyncio.Future[_T] = loop.create_future()
         self.pending += 1
-        self._hub.call(function, partial(self._done, future))
-        return await future
+        answer: _Answer[_T] = _Answer()
+        self._hub.start(function, partial(self._done, answer))
+        if answer.outcome is None:
+            answer.future = loop.create_future()
+            await answer.future
+        assert answer.outcome is not None  # or the future would not be done
+        result, error = answer.outcome
+        if error is None:
+            return result
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise error
+        raise RuntimeError(f"a call ended with {error!r}")
 
     async def close(self) -> None:
         """Wait for the calls in work; refuse what comes then."""
@@ -133,30 +142,42 @@ class LoopCrew:
         while self.pending:
             await asyncio.sleep(0.001)
 
-    def _done(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    def _done(self, answer: _Answer[Any], result: Any, error: BaseException | None) -> None:
         self.pending -= 1
-        if future.cancelled():
-            return
-        if error is None:
-            future.set_result(result)
-        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
-            future.set_exception(error)
-        else:
-            future.set_exception(RuntimeError(f"a call ended with {error!r}"))
+        answer.outcome = result, error
+        if answer.future is not None and not answer.future.cancelled():
+            answer.future.set_result(None)
+
+
+class _Answer(Generic[_T]):
+    """How a call ended, and what is waited for if it has not ended at once."""
+
+    __slots__ = ("future", "outcome")
+
+    def __init__(self) -> None:
+        self.outcome: tuple[_T, BaseException | None] | None = None
+        self.future: asyncio.Future[None] | None = None
 
 
 class _LoopHub(Hub):
-    """Runs when the loop has taken in everything that lies ready, so that receipts that came together go together."""
+    """A call begins at once. Who waits to be the last, as for a flush, goes on when the loop has taken in everything
+    that lies ready, so that receipts that came together go together."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(self._plan)
         self._loop = loop
         self._thread = get_ident()
         self._planned = False
+        self._alarm: asyncio.TimerHandle | None = None
         self._usual_s = 0.0
         """What a write takes on average."""
 
+    def start(self, function: Callable[[], Any], done: Done) -> None:
+        """Begin a call. In the thread of the loop."""
+        self._see_to_the_rest(self.begin(function, done))
+
     def _plan(self) -> None:
+        """Run soon. From any thread."""
         if self._planned:
             return
         self._planned = True
@@ -168,11 +189,18 @@ class _LoopHub(Hub):
 
     def _go(self) -> None:
         self._planned = False  # first: what comes from here on is seen by this run, or plans another one
-        wait_s = self.run()
-        if wait_s == 0:
+        self._see_to_the_rest(self.run())
+
+    def _see_to_the_rest(self, wait_s: float | None) -> None:
+        if self.has_more or wait_s == 0:
             self._plan()
         elif wait_s is not None:
-            self._loop.call_later(wait_s, self._plan)
+            until = self._loop.time() + wait_s
+            if self._alarm is not None and not self._alarm.cancelled():
+                if self._loop.time() < self._alarm.when() <= until:
+                    return
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(until, self._plan)
 
     def may_block(self, call: Callable[..., _T], *args: Any) -> _T:
         if self._usual_s > SLOW_S:

@@ -60,6 +60,7 @@ RETRY_BUSY_S = 1
 RETRY_TSE_S = 5
 
 _JSON_TYPE = re.compile(r"(?:application|text)/(?:[\w.+-]+\+)?json", re.IGNORECASE)
+_PLAIN_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8"})
 _ASYNC = re.compile(r"(?:^|[,;\s])respond-async(?:$|[,;\s])", re.IGNORECASE)
 """The preference of RFC 7240 for an answer before the work is done."""
 _INTEGER = re.compile(r"-?[0-9]{1,99}")
@@ -359,7 +360,7 @@ def create_app(
     async def sign(request: _Request) -> ASGIResponse:
         admit(request)
         _expect_json(request)
-        if _ASYNC.search(request.headers.get("prefer", "")):
+        if _prefers_async(request):
             await signing.run(middleware.sign_later_json, await request.body())
             return ASGIResponse(status_code=202, headers={"preference-applied": "respond-async"})
         body = await request.body()
@@ -453,6 +454,9 @@ def _json(text: bytes) -> ASGIResponse:
 
 
 def _expect_json(request: _Request) -> None:
+    headers = dict(request.scope["headers"])
+    if headers.get(b"content-type") in _PLAIN_TYPES and b"content-encoding" not in headers:
+        return  # what nearly every request says needs no closer look
     content_type = request.headers.get("content-type", "").partition(";")[0].strip()
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if _JSON_TYPE.fullmatch(content_type) is None or encoding != "identity":
@@ -464,6 +468,14 @@ def _expect_json(request: _Request) -> None:
             field="Content-Type" if encoding == "identity" else "Content-Encoding",
             hint="Send JSON with Content-Type: application/json, not compressed.",
         )
+
+
+def _prefers_async(request: _Request) -> bool:
+    """Whether the client wants an answer before the work is done (RFC 7240)."""
+    return any(
+        name == b"prefer" and _ASYNC.search(value.decode("latin-1")) is not None
+        for name, value in request.scope["headers"]
+    )
 
 
 def _query(request: _Request) -> dict[str, str]:
