@@ -325,12 +325,35 @@ def test_updates_that_the_tse_keeps_for_later(
         assert pos.update(number, data).signature_data.signature_counter == 0
         pos.update(number, b"two")
         assert pos.finish(number).signature_data.mismatch is None
+    number, item = pos.start().transaction_number, "00112233-4455-6677-8899-aabbccddeeff"
+    for retry in (False, True):  # the answer was lost: it is kept once
+        pos.update(number, b"once", item, retry=retry)
+    assert pos.finish(number).signature_data.mismatch is None
     if version == 2:
         number = pos.start().transaction_number
         pos.update(number, b"kept")
         scu._driver.inner._kept[number].pieces[0] = b"lost"  # type: ignore[attr-defined]
         with pytest.raises(SignatureMismatch):
             pos.finish(number)
+    scu.close()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_updates_too_long_for_one_message(tmp_path: Path, clock: Any, make_pos: Any, version: int) -> None:
+    """The TSE signs the first of them before, and only the rest with the finish."""
+    scu = open_software_tse(
+        tmp_path / "tse",
+        clock=clock,
+        client_ids=["POS-1"],
+        updates="unsigned",
+        log_version=version,
+        rehearse=Rehearsal(seed=1),
+    )
+    pos = make_pos(scu)
+    number = pos.start().transaction_number
+    for letter in b"abcd":
+        pos.update(number, bytes([letter]) * 20_000)
+    assert pos.finish(number).signature_data.mismatch is None
     scu.close()
 
 
