@@ -109,7 +109,7 @@ class Driver(Protocol):
     """The primitives of one TSE. Deadlines are None or the moment after which nobody waits any more."""
 
     key_in_process: bool
-    """The signing key lives in this process: its signatures need no check before they are answered."""
+    """The signing key lives in this process: a call waits for nothing but the processor."""
     remembers_calls: bool
     """The driver's own log remembers every call durably, in the act of signing: see :meth:`recall`."""
     needs_open_numbers: bool

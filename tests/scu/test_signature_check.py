@@ -239,6 +239,19 @@ def test_switched_off(driver: LyingTse, clock: Any, make_pos: Any) -> None:
     assert pos.start().signature_data.mismatch is None
 
 
+@pytest.mark.parametrize("in_process", [False, True], ids=["device", "key in this process"])
+def test_every_tse_is_checked_unless_it_is_switched_off(
+    driver: LyingTse, clock: Any, make_pos: Any, in_process: bool
+) -> None:
+    driver.key_in_process = in_process
+    scu, pos = over(driver, clock, make_pos)
+    assert scu.in_process == in_process
+    number = pos.start().transaction_number
+    driver.lie = flipped
+    with pytest.raises(SignatureMismatch):
+        pos.finish(number)
+
+
 def stranger(tmp_path: Path, clock: Any) -> TseInfo:
     other = SoftwareTse(tmp_path / "stranger", clock=clock)
     info = other.info(None)
