@@ -114,15 +114,20 @@ class CommitLog:
     def stored(self) -> bool:
         """Whether the last :meth:`write` is on the disk and published. Not known to be counts as no: then it counts
         no more when something else is stored."""
+        with self._lock:
+            return self._is_stored()
+
+    def _is_stored(self) -> bool:
         return self._next is not None and self._published(self._next.sequence)
 
     def forget(self) -> None:
         """Let ``stored`` speak of the next write and no longer of the last one."""
-        after = self._next
-        if after is not None and self._published(after.sequence):
-            self._place = after
-            self._last[after.segment] = after.sequence
-        self._next = None
+        with self._lock:
+            after = self._next
+            if after is not None and self._published(after.sequence):
+                self._place = after
+                self._last[after.segment] = after.sequence
+            self._next = None
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Store all of ``entries``, of MAX_BATCH_BYTES or one alone, with one flush.
@@ -138,7 +143,8 @@ class CommitLog:
         """See to it that what the disk refused to confirm counts no more. Any thread calls it before it stores past
         the log what the refused batch may have held. StoreError if the database cannot note it."""
         with self._lock:
-            if self._next is None:  # else it was confirmed, or its callers wait until it is written again
+            if not self._is_stored():
+                self._next = None  # an interrupt left it: it is not stored, and never will be
                 self._settle()
 
     def _settle(self) -> None:

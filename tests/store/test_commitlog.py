@@ -672,23 +672,32 @@ def test_an_interrupt_while_the_log_is_stored_stores_it_once(
     lazy.close()
 
 
-def test_an_interrupt_after_a_batch_was_published_writes_it_once(
-    lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [None, {}, LARGE], ids=["published", "into the log", "past the log"])
+def test_an_interrupt_between_the_flush_and_the_note_that_it_happened_stores_it_once(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, again: dict[str, str] | None
 ) -> None:
-    """The step between the flush and the note that it happened."""
+    """Before it was published it is not stored, and comes ``again``; what stands in the file counts no more."""
     original = applier.Applier.publish
 
     def publish(self: applier.Applier, sequence: int, entries: object) -> None:
-        original(self, sequence, entries)  # type: ignore[arg-type]
+        if again is None:
+            original(self, sequence, entries)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(lazy._log._open_writer(), "_publish", publish.__get__(lazy._applier))
         with pytest.raises(KeyboardInterrupt):
             lazy.commit(accept(1, 1))
+    if again is not None:
+        lazy.commit(accept(1, 1, **again))
+    wanted = [item(1, 1, **(again or {})), item(1, 2)]
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) == wanted[:1]
     lazy.commit(completed(1, 1))
     lazy.commit(accept(1, 2))
-    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    with SqliteStore(died(lazy, path, "later")) as other:
+        assert rows(other) == wanted
+    assert rows(lazy) == wanted
     lazy.close()
 
 
