@@ -1,4 +1,6 @@
-"""The physical limits the middleware is compared with: one durable commit, one signature, nothing around."""
+"""The physical limits the middleware is compared with: one durable commit, one signature, one
+verification, nothing around.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +35,15 @@ def signer() -> Callable[[], bytes]:
     algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
     digest = bytes(range(32))
     return lambda: key.sign(digest, algorithm)
+
+
+def verifier() -> Callable[[], None]:
+    """One P-256 verification over a digest, by the same library."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA256()))
+    digest = bytes(range(32))
+    signature, public = key.sign(digest, algorithm), key.public_key()
+    return lambda: public.verify(signature, digest, algorithm)
 
 
 def mean(call: Callable[[], object], seconds: float) -> float:

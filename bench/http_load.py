@@ -2,13 +2,14 @@
 
     apt-get install wrk
     python -m bench.http_load [--connections 1,8,32,128] [--queues 32] [--seconds 5] [--rounds 3]
+                              [--signature-check {default,off}]
 
 Starts a server of its own: the application and the settings of ``fiskal serve``, with one more route that answers
 ``{}`` when it has the body. wrk asks both in turns with the same receipts, so that the ratio holds whatever else the
 machine does. Every connection is a register that sells without a pause, each on a queue of its own while there are as
-many queues. ``--null-store`` and ``--null-tse`` leave the disk and
-the signatures out and show what HTTP itself costs. The median of the rounds is printed; "CPU" is the processor time of
-the server per request, which other work on the machine disturbs less than the rates.
+many queues. ``--null-store`` and ``--null-tse`` leave the disk and the signatures out and show what HTTP itself costs;
+``--signature-check off`` makes the signatures and does not verify them. The median of the rounds is printed; "CPU" is
+the processor time of the server per request, which other work on the machine disturbs less than the rates.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from litestar import Request, post
 from litestar.response.base import ASGIResponse
 
 from bench import bare
-from bench.shop import basket, host
+from bench.shop import SIGNATURE_CHECKS, basket, host
 from fiskal.cli.serve import Server, bind, server_config
 from fiskal.host.http import JSON, create_app
 
@@ -68,6 +69,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
         tses=options.tses,
         null_store=options.null_store,
         null_tse=options.null_tse,
+        signature_check=SIGNATURE_CHECKS[options.signature_check],
     ) as middleware:
         config = middleware.config
         bodies = [basket(config.cash_box_id, options.items, queue_id=queue.id) for queue in config.queues]
@@ -130,6 +132,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the data goes (its disk is measured)")
     parser.add_argument("--null-store", action="store_true", help="leave the disk out")
     parser.add_argument("--null-tse", action="store_true", help="leave the signatures out")
+    parser.add_argument(
+        "--signature-check",
+        choices=SIGNATURE_CHECKS,
+        default="default",
+        help="whether every signature is verified before its receipt is answered, as hosts do by default",
+    )
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve is not None:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from fiskal import clock
 from fiskal.fairlock import Turn
@@ -32,6 +33,9 @@ from fiskal.scu.signcheck import Mode
 from fiskal.store import Change, NullStore, QueueRow
 
 IMPLICIT = 0x1_0000_0000
+
+SIGNATURE_CHECKS: Final[dict[str, Mode | None]] = {"default": None, "off": "off"}
+"""The values of the option ``--signature-check``, and what they are for :func:`host`."""
 
 
 class NullTse:
@@ -176,7 +180,10 @@ def host(
     null_store: bool = False,
     signature_check: Mode | None = None,
 ) -> Iterator[Middleware]:
-    """A started host with ``queues`` queues spread over ``tses`` TSEs."""
+    """A started host with ``queues`` queues spread over ``tses`` TSEs.
+
+    ``signature_check`` is that of every TSE; None is what a host does that nobody told.
+    """
     logging.getLogger("fiskal").setLevel(logging.ERROR)
     config = configs.new_config()
     config.scus = [ScuConfig(id=str(uuid.uuid4()), signature_check=signature_check) for _ in range(tses)]

@@ -17,6 +17,7 @@ import pytest
 from bench import bare
 from bench.shop import basket, host
 from fiskal.pos import ReceiptRequest, decode_response
+from fiskal.scu.signcheck import Mode
 
 
 def _best(call: Any, rounds: int = 200, calls: int = 30) -> float:
@@ -47,20 +48,27 @@ def test_sign_json_with_null_tse_and_null_store(benchmark: Any, tmp_path: Path, 
         benchmark(middleware.sign_json, body)
 
 
-def test_durable_sale(benchmark: Any, tmp_path: Path) -> None:
-    """Baseline: two bare commits and two bare signatures on the same disk and CPU, in turns with ours."""
-    commit, sign = bare.committer(tmp_path), bare.signer()
-    with host(tmp_path) as middleware:
+@pytest.mark.parametrize("signature_check", [None, "off"], ids=["checked", "unchecked"])
+def test_durable_sale(benchmark: Any, tmp_path: Path, signature_check: Mode | None) -> None:
+    """Baseline: two bare commits and two bare signatures on the same disk and CPU, in turns with ours; with the check
+    also two bare verifications."""
+    commit, sign, verify = bare.committer(tmp_path), bare.signer(), bare.verifier()
+    checked = signature_check is None
+    with host(tmp_path, signature_check=signature_check) as middleware:
         body = basket(middleware.config.cash_box_id, 2)
         ratios, sales, bounds = [], [], []
         for _ in range(9):
             bound = 2 * bare.mean(commit, 0.3) + 2 * bare.mean(sign, 0.1)
+            if checked:
+                bound += 2 * bare.mean(verify, 0.1)
             ours = bare.mean(lambda: middleware.sign_json(body), 0.4)
             ratios.append(bound / ours)
             sales.append(ours)
             bounds.append(bound)
         ratios.sort()
-        benchmark.extra_info["baseline"] = "2 commits + 2 signatures, bare"
+        benchmark.extra_info["baseline"] = (
+            f"2 commits + 2 signatures{' + 2 verifications' if checked else ''}, bare"
+        )
         benchmark.extra_info["baseline_us"] = round(sorted(bounds)[4] * 1e6, 1)
         benchmark.extra_info["ours_us"] = round(sorted(sales)[4] * 1e6, 1)
         benchmark.extra_info["ratio"] = (

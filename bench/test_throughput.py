@@ -17,10 +17,17 @@ QUEUES = 32
 RECEIPTS = 20
 
 
-@pytest.mark.parametrize("durable", [True, False], ids=["durable", "null store and TSE"])
-def test_32_queues_in_32_threads(benchmark: Any, tmp_path: Path, durable: bool) -> None:
+HOSTS: dict[str, dict[str, Any]] = {
+    "durable": {},
+    "durable, unchecked": {"signature_check": "off"},
+    "null store and TSE": {"null_store": True, "null_tse": True},
+}
+
+
+@pytest.mark.parametrize("options", HOSTS.values(), ids=HOSTS)
+def test_32_queues_in_32_threads(benchmark: Any, tmp_path: Path, options: dict[str, Any]) -> None:
     """A round is 20 receipts of each queue."""
-    with host(tmp_path, queues=QUEUES, tses=8, null_store=not durable, null_tse=not durable) as middleware:
+    with host(tmp_path, queues=QUEUES, tses=8, **options) as middleware:
         config = middleware.config
         bodies = [basket(config.cash_box_id, 2, queue_id=queue.id) for queue in config.queues]
 

@@ -13,7 +13,7 @@ import click
 import fiskal
 from fiskal import clock
 from fiskal.cli import common
-from fiskal.cli.samples import HEADER, Flow, Samples, Step
+from fiskal.cli.samples import HEADER, MASTER_DATA, Flow, Samples, Step
 from fiskal.cli.verify import journal_as_plain
 from fiskal.export.receipt import orders_before, printable
 from fiskal.export.render import render_text
@@ -80,7 +80,9 @@ class _Demo:
     def run(self) -> bool:
         """Sell and verify. True if everything is as it must be."""
         self._say(NOTICE)
-        configs.save(self._folder, configs.new_config(client_id=CLIENT_ID))
+        config = configs.new_config(client_id=CLIENT_ID)
+        config.master_data = MASTER_DATA
+        configs.save(self._folder, config)
         with fiskal.open(self._folder) as middleware:
             samples = Samples(middleware.config.cash_box_id, clock.now())
             start = Flow("Start receipt: the queue goes into operation", [])

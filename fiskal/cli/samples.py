@@ -8,12 +8,49 @@ from typing import Final, NamedTuple
 from fiskal.clock import TICKS_PER_MILLISECOND, TICKS_PER_SECOND
 from fiskal.core import format_ticks
 from fiskal.germany.codes import DE, ReceiptCase, ReceiptFlag
+from fiskal.germany.masterdata import Account, MasterData, Outlet, PosSystem
 from fiskal.pos import ChargeItem, PayItem, ReceiptRequest
 
 POS_SYSTEM_ID: Final = "d4a62055-ca6c-4372-ae4d-f835a88e4a5d"
 """Identifies the POS software; made up for the samples."""
 
-HEADER: Final = ("Café Muster GmbH", "Musterstraße 1, 12345 Berlin", "St.-Nr. 12/345/67890")
+_ADDRESS: Final = {"street": "Musterstraße 1", "zip": "12345", "city": "Berlin", "country": "DEU"}
+
+ACCOUNT: Final = Account(
+    account_id="00000acc-0000-4000-8000-000000000acc",
+    account_name="Café Muster GmbH",
+    tax_id="12/345/67890",
+    **_ADDRESS,
+)
+
+MASTER_DATA: Final = MasterData(
+    account=ACCOUNT,
+    outlet=Outlet(
+        outlet_id="000000b1-0000-4000-8000-0000000000b1",
+        outlet_name="Café Muster",
+        location_id="F001",
+        **_ADDRESS,
+    ),
+    agencies=[],
+    pos_systems=[
+        PosSystem(
+            pos_system_id=POS_SYSTEM_ID,
+            brand="Muster",
+            model="K1",
+            software_version="1.0",
+            base_currency="EUR",
+            type="Kasse",
+        )
+    ],
+)
+"""Who sells in the samples; all of it is made up."""
+
+HEADER: Final = (
+    f"{ACCOUNT.account_name}",
+    f"{ACCOUNT.street}, {ACCOUNT.zip} {ACCOUNT.city}",
+    f"St.-Nr. {ACCOUNT.tax_id}",
+)
+"""The first lines of their receipts."""
 
 TERMINAL: Final = "Kasse 1"
 

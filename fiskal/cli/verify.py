@@ -50,6 +50,7 @@ def command() -> None:
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 def trust_option() -> Callable[[_F], _F]:
@@ -76,36 +77,38 @@ def _files(paths: Sequence[Path]) -> Iterator[Path]:
         yield from sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]
 
 
-def load_anchors(paths: Sequence[Path]) -> list[x509.Certificate]:
-    """The certificates of files and folders. Raises CommandError for a file that holds none."""
-    found: list[x509.Certificate] = []
+def _load(
+    paths: Sequence[Path],
+    read: Callable[[bytes], Sequence[_T]],
+    refused: type[Exception],
+    code: str,
+    name: str,
+    hint: str,
+) -> list[_T]:
+    """What ``read`` finds in files and folders, any number in each. Raises CommandError ``code`` for a file that it
+    refuses, or if none has a ``name``."""
+    found: list[_T] = []
     for file in _files(paths):
         try:
-            found += load_certificates(file.read_bytes())
-        except CertificateError as error:
-            raise common.CommandError(
-                "CERTIFICATE",
-                f"{file}: {error}",
-                hint="A trust anchor is an X.509 certificate, PEM or DER.",
-            ) from error
+            found += read(file.read_bytes())
+        except refused as error:
+            raise common.CommandError(code, f"{file}: {error}", hint=hint) from error
     if paths and not found:
-        raise common.CommandError("CERTIFICATE", f"{paths[0]} holds no certificate")
+        raise common.CommandError(code, f"{paths[0]} holds no {name}")
     return found
+
+
+def load_anchors(paths: Sequence[Path]) -> list[x509.Certificate]:
+    """The certificates of files and folders. Raises CommandError for a file that holds none."""
+    hint = "A trust anchor is an X.509 certificate, PEM or DER."
+    return _load(paths, load_certificates, CertificateError, "CERTIFICATE", "certificate", hint)
 
 
 def load_lists(paths: Sequence[Path]) -> list[x509.CertificateRevocationList]:
     """The revocation lists of files and folders. Raises CommandError for a file that holds none."""
-    found: list[x509.CertificateRevocationList] = []
-    for file in _files(paths):
-        try:
-            found += load_revocation_lists(file.read_bytes())
-        except RevocationListError as error:
-            raise common.CommandError(
-                "REVOCATION_LIST", f"{file}: {error}", hint="It is what the issuer publishes as .crl."
-            ) from error
-    if paths and not found:
-        raise common.CommandError("REVOCATION_LIST", f"{paths[0]} holds no revocation list")
-    return found
+    hint = "It is what the issuer publishes as .crl."
+    name = "revocation list"
+    return _load(paths, load_revocation_lists, RevocationListError, "REVOCATION_LIST", name, hint)
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ class ScuConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     mode: int = 0
     mode_configuration_json: str | dict[str, Any] | None = None
     signature_check: Mode | None = None
-    """What becomes of a signature that does not verify; None is the default of the driver."""
+    """What becomes of a signature that does not verify; None is ``failed_mode``, or what is set at the other end."""
 
     @property
     def mode_configuration_text(self) -> str | None:

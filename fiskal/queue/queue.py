@@ -1025,9 +1025,8 @@ class Queue:
                 found.append(f"It was not signed: {error}.")
             except FiskalError as error:
                 found.append(f"It would be rejected: {error}")
-                kind = (
-                    interrupted.Kind.SIGNED
-                )  # then it need not have been: what was signed must still be found
+                # It may have been signed before it would be rejected: if it comes again, that must still be found.
+                kind = interrupted.Kind.SIGNED
             else:
                 closes = work.case == ReceiptCase.START_TRANSACTION  # nobody will go on with it
                 if not closes and work.calls is not None:

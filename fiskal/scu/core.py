@@ -96,10 +96,9 @@ class ScuCore:
 
     ``calls`` remembers calls for drivers that cannot do so themselves; such a driver without it raises
     :class:`fiskal.errors.ConfigurationError`. ``signature_check`` is what becomes of an answer whose signature
-    does not hold (:data:`fiskal.scu.signcheck.Mode`); None is ``failed_mode``, and ``off`` if the key is in this
-    process, where nothing could come between. ``info_cache_s`` is how long a transaction call may
-    rely on the state, clients and open numbers seen last; ``lock_timeout_s`` how long a call without a
-    deadline waits for its turn.
+    does not hold (:data:`fiskal.scu.signcheck.Mode`); None is ``failed_mode``. ``info_cache_s``
+    is how long a transaction call may rely on the state, clients and open numbers seen last; ``lock_timeout_s`` how
+    long a call without a deadline waits for its turn.
     """
 
     def __init__(
@@ -144,7 +143,7 @@ class ScuCore:
     def check_signatures(self, mode: Mode | None) -> None:
         """Choose what becomes of signatures that do not hold, before the first call; as ``signature_check``."""
         if mode is None:
-            mode = "off" if self._driver.key_in_process else "failed_mode"
+            mode = "failed_mode"
         if mode not in MODES:
             raise ConfigurationError(f"signature_check is {mode!r}; it is one of {', '.join(MODES)}")
         self._check_mode = mode

@@ -109,7 +109,7 @@ class Driver(Protocol):
     """The primitives of one TSE. Deadlines are None or the moment after which nobody waits any more."""
 
     key_in_process: bool
-    """The signing key lives in this process: its signatures need no check before they are answered."""
+    """The signing key lives in this process."""
     computes_only: bool
     """Transaction calls wait for nothing: no device, no network, no flush of a disk."""
     remembers_calls: bool

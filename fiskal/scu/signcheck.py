@@ -46,6 +46,18 @@ def key_fault(info: TseInfo, key: ec.EllipticCurvePublicKey) -> str:
     return OTHER_KEY if points and point not in points else ""
 
 
+class _Kept:
+    """What the unsigned updates of one transaction left, and which queue items sent them."""
+
+    __slots__ = ("client_id", "items", "pieces", "process_type")
+
+    def __init__(self) -> None:
+        self.client_id = ""
+        self.process_type = ""
+        self.pieces: list[bytes] = []
+        self.items: set[str] = set()
+
+
 class SignTimeCheck:
     """Checks the answers of one TSE. Not to be shared between threads.
 
@@ -56,7 +68,7 @@ class SignTimeCheck:
         self._check = check
         self._fault_of_key = fault_of_key
         self._last_counter = 0
-        self._unsigned: dict[int, tuple[str, str, list[bytes]]] = {}
+        self._unsigned: dict[int, _Kept] = {}
 
     def fault(self, call: Call, signed: Signed, *, remembered: bool = False) -> str:
         """What is wrong with the answer to a call; empty if it proves what it says.
@@ -98,20 +110,26 @@ class SignTimeCheck:
             signed.time_stamp,
         )
         earlier = self._earlier(call)
-        if earlier and self._check.find(said._replace(earlier=earlier), signed.signature) is not None:
-            return ""
-        return "" if self._check.find(said, signed.signature) is not None else BAD_SIGNATURE
+        # All that was kept, or nothing of it, or the end of it: what became too long for one message was signed before.
+        for first in dict.fromkeys((0, len(earlier), *range(len(earlier)))):
+            if self._check.find(said._replace(earlier=earlier[first:]), signed.signature) is not None:
+                return ""
+        return BAD_SIGNATURE
 
     def _keep(self, call: Call) -> None:
         """An update was not signed: version 2 puts its data into the finish (TR-03151 §4.4.2)."""
-        known = self._unsigned.get(call.transaction_number)
-        if known is None or known[:2] != (call.client_id, call.process_type):
-            known = self._unsigned[call.transaction_number] = (call.client_id, call.process_type, [])
-        known[2].append(call.process_data)
+        kept = self._unsigned.setdefault(call.transaction_number, _Kept())
+        if call.queue_item_id:
+            if call.queue_item_id in kept.items:
+                return  # the call came again, and the TSE keeps its data once
+            kept.items.add(call.queue_item_id)
+        if (kept.client_id, kept.process_type) != (call.client_id, call.process_type):
+            kept.client_id, kept.process_type, kept.pieces = call.client_id, call.process_type, []
+        kept.pieces.append(call.process_data)
 
     def _earlier(self, call: Call) -> tuple[bytes, ...]:
-        known = self._unsigned.get(call.transaction_number)
-        return tuple(known[2]) if known is not None and known[0] == call.client_id else ()
+        kept = self._unsigned.get(call.transaction_number)
+        return tuple(kept.pieces) if kept is not None and kept.client_id == call.client_id else ()
 
 
 def _differences(

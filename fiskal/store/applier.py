@@ -113,6 +113,14 @@ class Applier:
             self._apply_all(seen)
             write()
 
+    def use_up(self, sequence: int) -> None:
+        """Note ``sequence`` as stored, when everything that waits is: a batch of the log that must not be. Raises
+        StoreError."""
+        seen = self._attempts
+        with self._lock:
+            self._apply_all(seen)
+            self._write([], sequence)
+
     def close(self) -> None:
         """Store what waits and end the thread. Never fails: what the database does not take stays in the log."""
         self._closed = True

@@ -16,9 +16,11 @@ written from its start, after everything in it has reached the database.
              | entries (MessagePack, an array of changes)
 
 The sequence grows by one with every batch, so the batches that follow each other are known by it. A batch the
-disk refused to confirm is written over by the next one, which takes its sequence. The random bytes keep a
-text of the POS from being read as a batch, if a batch that ended there was torn: the CRC of a batch continues
-that of the random bytes.
+disk refused to confirm may stand in the file all the same. Before anything else is stored its sequence is used up: the
+database notes it as if it had the batch, which then is never read again.
+
+The random bytes keep a text of the POS from being read as a batch, if a batch that ended there was torn: the CRC
+of a batch continues that of the random bytes.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import os
 import secrets
 import struct
 import zlib
+from _thread import allocate_lock
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -72,11 +75,12 @@ class _Place(NamedTuple):
 
 
 class CommitLog:
-    """Writes batches of entries. Not thread-safe: its user holds the role of the leader.
+    """Writes batches of entries. Not thread-safe, but for :meth:`settle`: its user holds the role of the leader.
 
     ``publish`` hears of every batch that is durable, before :meth:`write` returns; ``published`` says whether it
-    has heard of a sequence. ``make_room`` returns when everything up to a sequence is in the database; it raises
-    StoreError if the database cannot take it. ``sequence`` is that of the last batch the database has.
+    has heard of a sequence. ``make_room`` returns when everything up to a sequence is in the database; ``use_up``
+    when everything below a sequence is, and the database has noted that one too. Both raise StoreError if it cannot.
+    ``sequence`` is that of the last batch the database has.
     """
 
     def __init__(
@@ -87,32 +91,43 @@ class CommitLog:
         publish: Callable[[int, Sequence[Entry]], None],
         published: Callable[[int], bool],
         make_room: Callable[[int], None],
+        use_up: Callable[[int], None],
     ) -> None:
         self._path = path
         self._identity = identity
         self._publish = publish
         self._published = published
         self._make_room = make_room
+        self._use_up = use_up
+        self._lock = allocate_lock()
+        """Whoever has it decides which sequence is next."""
         self._file: BlockFile | None = None
         self._salt = 0
         self._place = _Place(sequence, 0, 0)
         self._next: _Place | None = None
+        self._tried = sequence
+        """The last batch that may stand in the file."""
         self._last = [sequence, sequence]
         """The last batch of each segment."""
 
     @property
     def stored(self) -> bool:
-        """Whether the last :meth:`write` is on the disk and published. Not known to be counts as no: then the next
-        one takes its place."""
+        """Whether the last :meth:`write` is on the disk and published. Not known to be counts as no: then it counts
+        no more when something else is stored."""
+        with self._lock:
+            return self._is_stored()
+
+    def _is_stored(self) -> bool:
         return self._next is not None and self._published(self._next.sequence)
 
     def forget(self) -> None:
         """Let ``stored`` speak of the next write and no longer of the last one."""
-        after = self._next
-        if after is not None and self._published(after.sequence):
-            self._place = after
-            self._last[after.segment] = after.sequence
-        self._next = None
+        with self._lock:
+            after = self._next
+            if after is not None and self._published(after.sequence):
+                self._place = after
+                self._last[after.segment] = after.sequence
+            self._next = None
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Store all of ``entries``, of MAX_BATCH_BYTES or one alone, with one flush.
@@ -121,18 +136,35 @@ class CommitLog:
         room for them.
         """
         body = encode_entries(entries)
+        with self._lock:
+            self._write(entries, body)
+
+    def settle(self) -> None:
+        """See to it that what the disk refused to confirm counts no more. Any thread calls it before it stores past
+        the log what the refused batch may have held. StoreError if the database cannot note it."""
+        with self._lock:
+            if not self._is_stored():
+                self._next = None  # an interrupt left it: it is not stored, and never will be
+                self._settle()
+
+    def _settle(self) -> None:
+        if self._tried > self._place.sequence:
+            self._use_up(self._tried)
+            self._place = self._place._replace(sequence=self._tried)
+
+    def _write(self, entries: Sequence[Entry], body: bytes) -> None:
+        self._settle()
         sequence, segment, at = self._place
         sequence += 1
         size = -(-(_BATCH.size + len(body)) // BLOCK_BYTES) * BLOCK_BYTES
         if at + size > SEGMENT_BYTES:
             segment, at = 1 - segment, 0
             self._make_room(self._last[segment])
-            # A batch that is refused here is written over here: a sequence stands in one segment only.
-            self._place = _Place(sequence - 1, segment, 0)
         try:
             if self._file is None:
                 self._file, self._salt = _open(self._path, self._identity, self._make_empty)
             head = _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
+            self._tried = sequence
             self._file.store(head, body, BLOCK_BYTES + segment * SEGMENT_BYTES + at)
         except OSError as error:
             self.close()

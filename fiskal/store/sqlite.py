@@ -178,7 +178,8 @@ def _log_path(path: Path) -> Path:
 class _Direct:
     """The writing connection for what does not go through the log, opened with the first of it."""
 
-    def __init__(self, applier: Applier, open_writer: Callable[[], Writer]) -> None:
+    def __init__(self, log: CommitLog, applier: Applier, open_writer: Callable[[], Writer]) -> None:
+        self._log = log
         self._applier = applier
         self._open_writer = open_writer
         self._writer: Writer | None = None
@@ -195,6 +196,7 @@ class _Direct:
         if self._writer is None:
             self._writer = self._open_writer()
         writer = self._writer
+        self._log.settle()
         self._applier.directly(lambda: writer.write(changes))
 
     def close(self) -> None:
@@ -224,27 +226,33 @@ class SqliteStore:
         try:
             self._applier = Applier(self._open_writer, background=background)
             try:
-                self._log = self._open_log(self._applier)
+                log = self._open_log(self._applier)
             except BaseException:
                 self._applier.close()
                 raise
         except BaseException:
             self._lock.release()
             raise
-        direct = _Direct(self._applier, self._open_writer)
+        self._log: GroupCommit[Entry] = GroupCommit(
+            lambda: log, weigh=lambda entry: len(entry.data), max_weight=commitlog.MAX_BATCH_BYTES
+        )
+        direct = _Direct(log, self._applier, self._open_writer)
         self._direct: GroupCommit[Change] = GroupCommit(lambda: direct)
 
-    def _open_log(self, applier: Applier) -> GroupCommit[Entry]:
+    def _open_log(self, applier: Applier) -> CommitLog:
         """The commit log, of which the database now has everything."""
         path, identity = _log_path(self.path), self._identity()
         for sequence, entries in commitlog.read(path, identity, applier.applied):
             applier.publish(sequence, entries)
         applier.apply()
-        log = CommitLog(
-            path, identity, applier.applied, applier.publish, applier.published, applier.make_room
-        )
-        return GroupCommit(
-            lambda: log, weigh=lambda entry: len(entry.data), max_weight=commitlog.MAX_BATCH_BYTES
+        return CommitLog(
+            path,
+            identity,
+            applier.applied,
+            applier.publish,
+            applier.published,
+            applier.make_room,
+            applier.use_up,
         )
 
     def _identity(self) -> bytes:

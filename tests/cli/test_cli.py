@@ -6,6 +6,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import fiskal
 from fiskal.cli import COMMANDS, main
-from fiskal.cli.samples import Samples
+from fiskal.cli.samples import HEADER, Samples
 from fiskal.clock import from_unix
 from fiskal.germany.codes import DE
 from fiskal.host import config as configs
@@ -448,6 +449,18 @@ def test_demo_in_a_folder(tmp_path: Path) -> None:
     assert "journal   good" in text
     good("verify", "journal", "--data", folder)
     failed(run("demo", "--data", folder), 2, "ALREADY_INITIALISED")
+
+
+def test_demo_can_be_exported(tmp_path: Path) -> None:
+    """The folder holds everything an export asks for: who sells, where, and with what."""
+    folder, file = tmp_path / "demo", tmp_path / "dsfinvk.zip"
+    text = good("demo", "--data", folder).stdout
+    found = json.loads(good("export", "dsfinvk", "--data", folder, "--out", file, "--json").stdout)
+    assert (found["closings"], found["check"]["findings"]) == (1, [])
+    with zipfile.ZipFile(file) as archive:
+        business = archive.read("cashpointclosing.csv").decode()
+    assert "Café Muster GmbH;Musterstraße 1;12345;Berlin;DEU;12/345/67890;" in business
+    assert all(line in text for line in HEADER)
 
 
 def test_demo_as_json_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

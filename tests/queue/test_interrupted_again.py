@@ -282,6 +282,26 @@ def test_an_undecided_closing_that_is_refused_when_it_comes_again_is_not_forgott
     check(shop, 2)
 
 
+def test_what_was_signed_of_a_closing_that_would_be_rejected_for_a_while_is_found(shop: Shop) -> None:
+    """It was signed, and is undecided. When the TSE is asked, something is open that the closing does not allow: that
+    says nothing about what was signed, and the closing that comes when all is closed must not be signed again."""
+    closing = {"case": 0x07 | 0x1000_0000 | BYPASS_TAR_EXPORT, "reference": "D"}
+    shop.tse.fail_after("finish_transaction", Death())
+    undecided(shop, lambda shop: shop.send(**closing))
+    signed = signatures(shop)
+    shop.send(0x08, "E")
+    assert any("would be rejected" in message for message in shop.actions())
+    shop.sale("E", flow="explicit")
+    assert signatures(shop) == signed + 2
+    answer = shop.send(**closing)
+    assert answer["ftState"] == DE
+    assert answer["ftReceiptIdentification"] == "ft3#IT2"
+    assert signatures(shop) == signed + 2
+    assert shop.row.DailyClosingNumber == 1
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 1)
+
+
 @pytest.mark.parametrize("failed", [False, True], ids=["normal", "failed mode"])
 def test_a_stop_closes_what_undecided_receipts_have_begun(shop: Shop, failed: bool) -> None:
     shop.tse.fail_after("start_transaction", Death())

@@ -239,6 +239,19 @@ def test_switched_off(driver: LyingTse, clock: Any, make_pos: Any) -> None:
     assert pos.start().signature_data.mismatch is None
 
 
+@pytest.mark.parametrize("in_process", [False, True], ids=["device", "key in this process"])
+def test_every_tse_is_checked_unless_it_is_switched_off(
+    driver: LyingTse, clock: Any, make_pos: Any, in_process: bool
+) -> None:
+    driver.key_in_process = in_process
+    scu, pos = over(driver, clock, make_pos)
+    assert scu.in_process == in_process
+    number = pos.start().transaction_number
+    driver.lie = flipped
+    with pytest.raises(SignatureMismatch):
+        pos.finish(number)
+
+
 def stranger(tmp_path: Path, clock: Any) -> TseInfo:
     other = SoftwareTse(tmp_path / "stranger", clock=clock)
     info = other.info(None)
@@ -325,12 +338,35 @@ def test_updates_that_the_tse_keeps_for_later(
         assert pos.update(number, data).signature_data.signature_counter == 0
         pos.update(number, b"two")
         assert pos.finish(number).signature_data.mismatch is None
+    number, item = pos.start().transaction_number, "00112233-4455-6677-8899-aabbccddeeff"
+    for retry in (False, True):  # the answer was lost: it is kept once
+        pos.update(number, b"once", item, retry=retry)
+    assert pos.finish(number).signature_data.mismatch is None
     if version == 2:
         number = pos.start().transaction_number
         pos.update(number, b"kept")
         scu._driver.inner._kept[number].pieces[0] = b"lost"  # type: ignore[attr-defined]
         with pytest.raises(SignatureMismatch):
             pos.finish(number)
+    scu.close()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_updates_too_long_for_one_message(tmp_path: Path, clock: Any, make_pos: Any, version: int) -> None:
+    """The TSE signs the first of them before, and only the rest with the finish."""
+    scu = open_software_tse(
+        tmp_path / "tse",
+        clock=clock,
+        client_ids=["POS-1"],
+        updates="unsigned",
+        log_version=version,
+        rehearse=Rehearsal(seed=1),
+    )
+    pos = make_pos(scu)
+    number = pos.start().transaction_number
+    for letter in b"abcd":
+        pos.update(number, bytes([letter]) * 20_000)
+    assert pos.finish(number).signature_data.mismatch is None
     scu.close()
 
 

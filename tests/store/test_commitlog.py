@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import logging
+import os
 import random
 import shutil
 import sqlite3
@@ -430,6 +431,118 @@ def test_what_was_refused_in_a_new_segment_is_written_over(
     lazy.close()
 
 
+PER_SEGMENT = commitlog.SEGMENT_BYTES // commitlog.BLOCK_BYTES
+LARGE = {"request": "x" * commitlog.MAX_ENTRY_BYTES}
+"""What goes past the log."""
+
+
+@pytest.mark.parametrize("before", [1, PER_SEGMENT], ids=["behind others", "in a new segment"])
+@pytest.mark.parametrize("refusals", [1, 2])
+def test_what_was_refused_does_not_come_back_beside_what_went_past_the_log(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, before: int, refusals: int
+) -> None:
+    """The refused batch is whole on the disk, and its row is stored without the log: it must not be stored again."""
+    for row in range(1, before + 1):
+        lazy.commit(accept(1, row))
+    with monkeypatch.context() as patched:
+        refuse_to_confirm(patched)
+        for _ in range(refusals):
+            with pytest.raises(StoreError, match="the disk reported an error"):
+                lazy.commit(accept(1, before + 1, cbReceiptReference="lost"))
+    lazy.commit(accept(1, before + 1, **LARGE))
+    wanted = [item(1, row) for row in range(1, before + 1)] + [item(1, before + 1, **LARGE)]
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) == wanted
+    for row in (before + 2, before + 3):
+        lazy.commit(accept(1, row))
+        wanted.append(item(1, row))
+    copy = died(lazy, path, "later")
+    assert in_database(copy) == before + 1
+    with SqliteStore(copy) as other:
+        assert rows(other) == wanted
+        other.commit(completed(1, before + 3))
+    lazy.close()
+
+
+@pytest.mark.parametrize("segments", [1, 2])
+def test_what_was_refused_at_the_end_of_a_segment_does_not_come_back_in_place_of_what_needed_the_next(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, segments: int
+) -> None:
+    last = segments * PER_SEGMENT
+    for row in range(1, last):
+        lazy.commit(accept(1, row))
+    with monkeypatch.context() as patched:
+        refuse_to_confirm(patched)
+        with pytest.raises(StoreError):
+            lazy.commit(accept(1, last, cbReceiptReference="lost"))
+    kept = {"cbReceiptReference": "kept", "request": "x" * commitlog.BLOCK_BYTES}
+    lazy.commit(accept(1, last, **kept))
+    lazy.commit(accept(1, last + 1))
+    copy = died(lazy, path)
+    with SqliteStore(copy) as other:
+        assert rows(other)[-2:] == [item(1, last, **kept), item(1, last + 1)]
+    lazy.close()
+
+
+def test_while_the_database_refuses_nothing_follows_what_the_log_refused(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy.commit(accept(1, 1))
+    with monkeypatch.context() as patched:
+        refuse_to_confirm(patched)
+        with pytest.raises(StoreError):
+            lazy.commit(accept(1, 2, cbReceiptReference="lost"))
+    with monkeypatch.context() as patched:
+        patched.setattr(Writer, "write", _refuses(StoreError("could not write: locked")))
+        for columns in ({}, LARGE):
+            with pytest.raises(StoreError, match="locked"):
+                lazy.commit(accept(1, 2, **columns))
+    lazy.commit(accept(1, 2, **LARGE))
+    lazy.commit(completed(1, 2))
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) == [item(1, 1), item(1, 2, **LARGE)]
+    lazy.close()
+
+
+def test_many_write_past_the_log_and_into_it_while_it_refuses(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever follows whatever: what was confirmed is there, and what was refused is not."""
+    random_ = random.Random(11)
+    original = blockfile.BlockFile.store
+    refused = [random_.random() < 0.2 for _ in range(100_000)]
+
+    def store_and_refuse(self: blockfile.BlockFile, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        if refused.pop():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def sell(number: int) -> None:
+        for row in range(1, 61):
+            large = LARGE if (number + row) % 5 == 0 else {}
+            for attempt in range(100):
+                try:
+                    store.commit(accept(number, row, cbReceiptReference=f"{attempt}", **large))
+                except StoreError:
+                    continue
+                confirmed[number].append(f"{attempt}")
+                break
+
+    confirmed: list[list[str]] = [[] for _ in range(8)]
+    with monkeypatch.context() as patched:
+        patched.setattr(blockfile.BlockFile, "store", store_and_refuse)
+        assert run_threads(sell, 8) == []
+        copy = died(store, path)
+    assert [len(each) for each in confirmed] == [60] * 8
+    assert sum(reference != "0" for each in confirmed for reference in each) > 20
+    for each in (copy, path):
+        if each is path:
+            store.close()
+        with SqliteStore(each) as other:
+            for number in range(8):
+                assert [row.cbReceiptReference for row in rows(other, number)] == confirmed[number]
+
+
 def test_a_log_that_was_deleted_in_operation_is_made_anew_behind_what_it_held(
     lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,23 +681,32 @@ def test_an_interrupt_while_the_log_is_stored_stores_it_once(
     lazy.close()
 
 
-def test_an_interrupt_after_a_batch_was_published_writes_it_once(
-    lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [None, {}, LARGE], ids=["published", "into the log", "past the log"])
+def test_an_interrupt_between_the_flush_and_the_note_that_it_happened_stores_it_once(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, again: dict[str, str] | None
 ) -> None:
-    """The step between the flush and the note that it happened."""
+    """Before it was published it is not stored, and comes ``again``; what stands in the file counts no more."""
     original = applier.Applier.publish
 
     def publish(self: applier.Applier, sequence: int, entries: object) -> None:
-        original(self, sequence, entries)  # type: ignore[arg-type]
+        if again is None:
+            original(self, sequence, entries)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
         patched.setattr(lazy._log._open_writer(), "_publish", publish.__get__(lazy._applier))
         with pytest.raises(KeyboardInterrupt):
             lazy.commit(accept(1, 1))
+    if again is not None:
+        lazy.commit(accept(1, 1, **again))
+    wanted = [item(1, 1, **(again or {})), item(1, 2)]
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) == wanted[:1]
     lazy.commit(completed(1, 1))
     lazy.commit(accept(1, 2))
-    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    with SqliteStore(died(lazy, path, "later")) as other:
+        assert rows(other) == wanted
+    assert rows(lazy) == wanted
     lazy.close()
 
 

@@ -44,7 +44,7 @@ def open_software_tse(
     :class:`SoftwareTse`, whose errors this raises. ``rehearse``, or a ``rehearse.json`` in the folder, makes
     it play a device (:class:`RehearsedTse`). ``updates`` unsigned keeps them for later
     (:class:`AggregatingTse`); ``admin_pin`` is for a TSE that has users (:class:`ProtectedTse`).
-    ``signature_check`` as in :class:`ScuCore`: by default a TSE that plays a device is checked, another is not.
+    ``signature_check`` as in :class:`ScuCore`.
     """
     if updates not in ("signed", "unsigned"):
         raise ConfigurationError(f"'updates' is {updates!r}; a TSE has them signed or unsigned.")
