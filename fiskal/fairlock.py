@@ -40,16 +40,30 @@ class FairLock:
                 raise QueueBusy(f"{len(self._waiting)} receipts wait for this queue already; try again")
             gate = new_gate()
             self._waiting.append(gate)
-        try:
-            gate.acquire()
-        except BaseException:  # Ctrl-C while waiting
-            self.abandon(gate)
-            raise
+        self.wait(gate)
 
     @property
     def is_free(self) -> bool:
         """Nobody is inside."""
         return not self._held
+
+    def join_next(self) -> Gate | None:
+        """Become the next one behind whoever is inside, without waiting; then :meth:`wait`. None if nobody is inside,
+        or somebody waits already."""
+        with self._mutex:
+            if not self._held or self._waiting:
+                return None
+            gate = new_gate()
+            self._waiting.append(gate)
+            return gate
+
+    def wait(self, gate: Gate) -> None:
+        """Enter when the turn of ``gate`` has come."""
+        try:
+            gate.acquire()
+        except BaseException:  # Ctrl-C while waiting
+            self.abandon(gate)
+            raise
 
     def enter_if_free(self) -> bool:
         """Enter without waiting; False if somebody else is inside."""

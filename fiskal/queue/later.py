@@ -27,8 +27,10 @@ class Later:
         self._closed = False
         self.last: Future[bytes | None] | None = None
         """The call that came last, None when all are done."""
+        self.last_subject: object = None
+        """What it is about."""
 
-    def submit(self, call: Callable[[], bytes | None]) -> Future[bytes | None]:
+    def submit(self, call: Callable[[], bytes | None], subject: object) -> Future[bytes | None]:
         with self._lock:
             if self._closed:
                 raise QueueBusy("the host is closing; nothing more is put in line")
@@ -38,6 +40,7 @@ class Later:
                 self._executor = ThreadPoolExecutor(1, thread_name_prefix=self._name)
             self._pending += 1
             future = self.last = self._executor.submit(_told, call)
+            self.last_subject = subject
         future.add_done_callback(self._done)
         return future
 
@@ -45,7 +48,7 @@ class Later:
         with self._lock:
             self._pending -= 1
             if self.last is future:
-                self.last = None
+                self.last = self.last_subject = None
 
     def close(self) -> None:
         """Wait until everything in line is done; refuse what comes then."""

@@ -23,7 +23,7 @@ from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, prepare, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.fairlock import FairLock, Turn
-from fiskal.fibers import in_fiber, wait_for
+from fiskal.fibers import Gate, in_fiber, wait_for
 from fiskal.germany import signatures
 from fiskal.germany.codes import (
     CASE_MASK,
@@ -193,6 +193,12 @@ class Queue:
         self._turn = turn
         self._told_disabled = False
         self._stale = True
+        self._in_work: Prepared | None = None
+        """The request in work, once it is accepted."""
+        self._ahead: set[int] = set()
+        """Rows that were accepted ahead of their turn."""
+        self._abandoned = False
+        """A row that was accepted ahead may have no answer."""
         self._state: QueueState
         self._transactions: Transactions
         self._questions: dict[str, Question] = {}
@@ -228,7 +234,13 @@ class Queue:
         """
         last = self._later.last
         if last is not None:
-            wait_for(last)  # who came later is served later: a finish never before its own start
+            # Who came later is served later: a finish never before its own start.
+            ahead = self._in_work
+            if ahead is not None and ahead is self._later.last_subject:
+                place = self._lock.join_next()
+                if place is not None:
+                    return self._sign_next(request, ahead, place)
+            wait_for(last)
         return self._sign(request)
 
     def is_short(self, request: Prepared) -> bool:
@@ -237,17 +249,24 @@ class Queue:
         It does not if everything is in order, the TSE computes in this process, and the receipt is one that a
         customer waits for. What happens meanwhile can make it longer, and does no other harm.
         """
-        state, settings = self._state, self.settings
         client = self._own_client
         return (
             client is not None
             and client[0].computes_only
-            and client[0].scu_id == state.scu_id
-            and state.active
-            and not (self._questions or state.fail_count or state.migrated)
+            and client[0].scu_id == self._state.scu_id
             and not (self._stale and self._lock.is_free)  # in work memory is ahead of the disk
-            and not settings.duplicate_window_s
             and self._later.last is None
+            and self._is_plain(request)
+        )
+
+    def _is_plain(self, request: Prepared) -> bool:
+        """Whether ``request`` is a receipt that a customer waits for, and the queue in order, so that there is
+        nothing to look up, to make good or to recover before it is signed."""
+        state = self._state
+        return (
+            state.active
+            and not (self._questions or state.fail_count or state.migrated)
+            and not self.settings.duplicate_window_s
             and not request.receipt_case & _LONG_FLAGS
             and request.receipt_case & CASE_MASK not in SPECIAL_CASES
         )
@@ -259,7 +278,7 @@ class Queue:
         another cash box or queue, QueueBusy.
         """
         self._check_address(request)
-        return self._later.submit(lambda: self._sign(request))
+        return self._later.submit(lambda: self._sign(request), request)
 
     def journal_start(self) -> None:
         """Note in the action journal that a host serves the queue from now on, and how it is set; not if it was
@@ -295,8 +314,74 @@ class Queue:
     def _sign(self, request: Prepared) -> bytes | None:
         self._check_address(request)
         with self._lock:
-            self._used_at = time.monotonic()
-            self._catch_up()
+            text, due = self._sign_in_turn(request, None)
+        self._export(due)
+        return text
+
+    def _sign_next(self, request: Prepared, ahead: Prepared, place: Gate) -> bytes | None:
+        """Sign ``request`` at the ``place`` behind ``ahead``, which is in work, and accept it while that one waits for
+        the TSE.
+
+        Nobody comes in between, so that the next row is the one of this request. What a caller leaves who gives up
+        is an interrupted receipt, which whoever comes next sees to.
+        """
+        item: QueueItemRow | None = None
+        try:
+            self._check_address(request)
+            if (
+                self._in_work is ahead  # or somebody else is inside by now, who may need the next row
+                and ahead.canonical != request.canonical
+                and self._is_plain(ahead)
+                and self._is_plain(request)
+            ):
+                item = self._accept(request)
+        except BaseException:
+            self._lock.abandon(place)
+            raise
+        try:
+            self._lock.wait(place)
+        except BaseException:
+            self._abandon(item)
+            raise
+        try:
+            text, due = self._sign_in_turn(request, item)
+        except BaseException:
+            self._abandon(item)
+            raise
+        finally:
+            if item is not None:
+                self._ahead.discard(item.ftQueueRow)
+            self._lock.leave()
+        self._export(due)
+        return text
+
+    def _accept(self, request: Prepared) -> QueueItemRow:
+        """T1 ahead of the turn. Raises StoreError."""
+        item = self._item(request)
+        change = Change()
+        change.items.append(item)
+        self._ahead.add(item.ftQueueRow)
+        try:
+            self._store.commit(change)
+        except BaseException:
+            self._abandon(item)
+            raise
+        self._state.queued_row = item.ftQueueRow
+        return item
+
+    def _abandon(self, item: QueueItemRow | None) -> None:
+        """The caller of an item accepted ahead is gone. If it has no answer, who comes next gives it one."""
+        if item is not None:
+            self._ahead.discard(item.ftQueueRow)
+            self._abandoned = True
+
+    def _sign_in_turn(
+        self, request: Prepared, item: QueueItemRow | None
+    ) -> tuple[bytes | None, list[JournalDERow]]:
+        """Sign in the lock; also what is to be exported afterwards. ``item`` is that of a request accepted ahead."""
+        self._used_at = time.monotonic()
+        self._catch_up()
+        if item is None:
             if (
                 self._state.migrated
                 or self._questions
@@ -306,17 +391,19 @@ class Queue:
                 with self._own_turn or _NO_TURN:
                     found, request = self._look_back(request)
                 if found is not NOT_FOUND:
-                    return found
+                    return found, []
             if self._state.fail_count and self.settings.recover_before_closing:
                 self._recover_before(request)
             if self._questions and request.receipt_case & CASE_MASK in _LEAVING:
                 self._close_begun(request)
-            text = self._process(request)
-            due, self._due = self._due, []
+        text = self._process(request, item=item)
+        due, self._due = self._due, []
+        return text, due
+
+    def _export(self, due: list[JournalDERow]) -> None:
         for row in due:
             at_once = row.ftJournalDEId in self._left_over
             self._export_runner.submit(row.scu_id, partial(self._run_export, row), at_once=at_once)
-        return text
 
     def recover(self, *, when_idle: bool = False) -> bytes | None:
         """Sign a zero receipt of the queue's own, under a reference of its own, and return its answer.
@@ -380,7 +467,8 @@ class Queue:
 
     def _catch_up(self) -> None:
         """Read the state again if memory may differ from the disk; choose the turn of this call."""
-        if self._stale:
+        if self._stale or self._abandoned:
+            self._abandoned = False
             self._own_turn = None  # what was interrupted may have to wait for a TSE
             self._load()
         # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread goes
@@ -413,15 +501,25 @@ class Queue:
                 return stored, request
         return NOT_FOUND, request
 
-    def _process(self, request: Prepared, settings: QueueSettings | None = None) -> bytes:
-        item = self._item(request)
-        change = Change()
-        change.items.append(item)
+    def _process(
+        self, request: Prepared, settings: QueueSettings | None = None, item: QueueItemRow | None = None
+    ) -> bytes:
+        if item is None:
+            item = self._item(request)
+            change = Change()
+            change.items.append(item)
+        else:
+            change = None
+            if self._own_turn is not None:
+                self._own_turn.__enter__()
         try:
-            self._commit(change, in_turn=False)  # T1; from here on the work has the turn
-            self._state.queued_row += 1
+            if change is not None:
+                self._commit(change, in_turn=False)  # T1; from here on the work has the turn
+                self._state.queued_row += 1
+            self._in_work = request
             return self._answer(item, request, settings or self.settings)
         finally:
+            self._in_work = None
             if self._own_turn is not None:
                 self._own_turn.leave()
 
@@ -821,8 +919,10 @@ class Queue:
         if items:
             recall = Recall(self._lookups.binding, recover_by or Deadline(interrupted.RUNNING_S))
             for item in items:
-                _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
                 state.queued_row = max(state.queued_row, item.ftQueueRow)
+                if item.ftQueueRow in self._ahead:
+                    continue  # its caller waits for the turn
+                _log.warning("queue %s: row %d was interrupted", self.queue_id, item.ftQueueRow)
                 self._recover(item, recall)
         self._stale = False
 

@@ -64,10 +64,10 @@ class Watched:
         self.threads: set[int] = set()
         process = Queue._process
 
-        def watch(queue: Queue, *args: Any) -> bytes:
+        def watch(queue: Queue, *args: Any, **options: Any) -> bytes:
             self.fibers.append(in_fiber())
             self.threads.add(threading.get_ident())
-            return process(queue, *args)
+            return process(queue, *args, **options)
 
         monkeypatch.setattr(Queue, "_process", watch)
 
@@ -188,9 +188,9 @@ def test_what_is_short(tmp_path: Path, what: str, short: bool, monkeypatch: pyte
     elif what == "something in line":
         process = Queue._process
 
-        def wait(queue: Queue, *args: Any) -> bytes:
+        def wait(queue: Queue, *args: Any, **options: Any) -> bytes:
             assert release.wait(30)
-            return process(queue, *args)
+            return process(queue, *args, **options)
 
         monkeypatch.setattr(Queue, "_process", wait)
         shop.middleware.sign_later_json(body_of(shop, 0, "later"))

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import random
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fiskal.errors import ReceiptRejected
-from fiskal.fairlock import QueueBusy
+from fiskal.errors import ReceiptRejected, StoreError
+from fiskal.export.verify import verify_journal
+from fiskal.fairlock import FairLock, QueueBusy
 from fiskal.pos import ReceiptRequest, decode_response
+from fiskal.queue.queue import Queue
 from fiskal.queue.settings import QueueSettings
-from tests.support.shop import DE, Shop
+from fiskal.scu.errors import OutcomeUnknown, Unreachable
+from tests.support.shop import DE, IMPLICIT, Shop
+
+
+def check(shop: Shop) -> None:
+    report = verify_journal(shop.middleware.store, shop.row)
+    assert report.ok, report
 
 
 @pytest.fixture
@@ -31,11 +41,14 @@ class SlowStart:
 
     def __init__(self, shop: Shop) -> None:
         self.began, self.go = threading.Event(), threading.Event()
+        self.error: Exception | None = None
         real = shop.tse.scu.start_transaction
 
         def start(*args: Any) -> Any:
             self.began.set()
             assert self.go.wait(30)
+            if self.error is not None:
+                raise self.error
             return real(*args)
 
         shop.tse.scu.start_transaction = start  # type: ignore[method-assign]
@@ -151,3 +164,328 @@ def test_an_implicit_receipt_is_not_interrupted_at_the_tse(tmp_path: Path) -> No
         assert finishes == list(range(finishes[0], finishes[0] + 160, 2))
     finally:
         shop.close()
+
+
+# ---- accepted while the receipt ahead waits for the TSE -------------------------------------------
+
+
+def rows_of(shop: Shop) -> list[tuple[int, str | None]]:
+    """Rows that have no answer, with their references, as they are on the disk."""
+    return [
+        (item.ftQueueRow, item.cbReceiptReference)
+        for item in shop.middleware.store.unanswered_items(shop.row.queue_no)
+    ]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Overlap:
+    """A start that waits at the TSE, and a finish behind it."""
+
+    def __init__(self, shop: Shop, **members: Any) -> None:
+        self.shop = shop
+        self.slow = SlowStart(shop)
+        self.start = later(shop, 0x08, "A")
+        assert self.slow.began.wait(30)
+        self.pool = ThreadPoolExecutor(4)
+        self.finish = self.pool.submit(shop.sale, "A", flow="explicit", **members)
+
+    def wait_for_both(self) -> None:
+        until(lambda: [reference for _, reference in rows_of(self.shop)] == ["A", "A"])
+
+    def go(self) -> None:
+        self.slow.go.set()
+
+    def close(self) -> None:
+        self.pool.shutdown()
+
+
+@pytest.fixture
+def overlap(shop: Shop) -> Iterator[Overlap]:
+    made = Overlap(shop)
+    yield made
+    made.go()
+    made.close()
+
+
+def test_a_finish_is_durable_while_its_start_waits_for_the_tse(overlap: Overlap) -> None:
+    shop = overlap.shop
+    overlap.wait_for_both()
+    assert rows_of(shop) == [(2, "A"), (3, "A")]
+    assert not overlap.start.done()
+    overlap.go()
+    answer = overlap.finish.result(30)
+    assert (answer["ftQueueRow"], answer["ftState"]) == (3, DE)
+    assert identification(overlap.start.result(30)).endswith("#ST2")  # type: ignore[union-attr]
+    assert rows_of(shop) == []
+    assert shop.open_on_tse() == []
+    assert shop.sale("B")["ftQueueRow"] == 4
+    check(shop)
+
+
+def test_who_comes_later_comes_behind_the_one_that_was_accepted(overlap: Overlap) -> None:
+    shop = overlap.shop
+    overlap.wait_for_both()
+    third = overlap.pool.submit(shop.sale, "C")
+    fourth = later(shop, 0x01 | IMPLICIT, "D")
+    fifth = overlap.pool.submit(shop.sale, "E")
+    time.sleep(0.05)  # so that they are in line, most of the time
+    overlap.go()
+    assert overlap.finish.result(30)["ftQueueRow"] == 3
+    rows = [third.result(30)["ftQueueRow"], decode_response(fourth.result(30)).ft_queue_row]
+    assert sorted([*rows, fifth.result(30)["ftQueueRow"]]) == [4, 5, 6]
+    check(shop)
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_start_that_fails_is_no_harm_to_the_finish_behind_it(overlap: Overlap, after: bool) -> None:
+    shop = overlap.shop
+    overlap.wait_for_both()
+    if after:
+        shop.tse.fail_after("start_transaction", OutcomeUnknown("TIMEOUT", "no answer"))
+    else:
+        overlap.slow.error = Unreachable("TSE_NOT_AVAILABLE", "it is gone")
+    overlap.go()
+    answer = overlap.finish.result(30)
+    assert (answer["ftQueueRow"], answer["ftState"]) == (3, DE | 0x2)
+    overlap.slow.error = None
+    assert shop.send(0x02, "Z")["ftState"] == DE
+    assert shop.open_on_tse() == []
+    check(shop)
+
+
+def test_a_disk_that_refuses_the_answer_ahead_takes_the_one_behind(
+    overlap: Overlap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = overlap.shop
+    overlap.wait_for_both()
+    commit, refused = shop.middleware.store.commit, []
+
+    def refuse(change: Any, *args: Any, **options: Any) -> None:
+        if change.answers and not refused:
+            refused.append(change)
+            raise StoreError("the disk is full")
+        commit(change, *args, **options)
+
+    monkeypatch.setattr(shop.middleware.store, "commit", refuse)
+    overlap.go()
+    with pytest.raises(StoreError):
+        overlap.start.result(30)
+    answer = overlap.finish.result(30)
+    assert (answer["ftQueueRow"], answer["ftState"]) == (3, DE)
+    assert rows_of(shop) == []
+    assert shop.open_on_tse() == []
+    check(shop)
+
+
+def test_a_disk_that_refuses_to_accept_ahead_says_so_and_goes_on(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, refused = shop.middleware.store.commit, []
+
+    def refuse(change: Any, *args: Any, **options: Any) -> None:
+        if any(item.ftQueueRow == 3 for item in change.items) and not refused:
+            refused.append(change)
+            raise StoreError("the disk is full")
+        commit(change, *args, **options)
+
+    monkeypatch.setattr(shop.middleware.store, "commit", refuse)
+    overlap = Overlap(shop)
+    with pytest.raises(StoreError, match="full"):
+        overlap.finish.result(30)
+    overlap.go()
+    overlap.start.result(30)
+    assert shop.sale("A", flow="explicit")["ftQueueRow"] == 3
+    overlap.close()
+    check(shop)
+
+
+def test_a_caller_that_gives_up_leaves_an_interrupted_receipt(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ctrl-C makes it; the receipt was not signed, and its repetition is."""
+    wait = FairLock.wait
+
+    def interrupted(lock: FairLock, gate: Any) -> None:
+        if lock is shop.middleware.queue()._lock and threading.current_thread().name == "interrupted":
+            lock.abandon(gate)
+            raise KeyboardInterrupt
+        wait(lock, gate)
+
+    monkeypatch.setattr(FairLock, "wait", interrupted)
+    slow = SlowStart(shop)
+    start = later(shop, 0x08, "A")
+    assert slow.began.wait(30)
+    raised = []
+
+    def sell() -> None:
+        try:
+            shop.sale("A", flow="explicit")
+        except KeyboardInterrupt:
+            raised.append(True)
+
+    thread = threading.Thread(target=sell, name="interrupted")
+    thread.start()
+    thread.join(30)
+    assert raised == [True]
+    assert rows_of(shop) == [(2, "A"), (3, "A")]
+    slow.go.set()
+    start.result(30)
+    answer = shop.sale("A", flow="explicit")
+    assert (answer["ftQueueRow"], answer["ftState"]) == (4, DE)
+    assert shop.open_on_tse() == []
+    check(shop)
+
+
+def test_a_process_that_dies_with_both_in_work_finds_both(
+    overlap: Overlap, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shop = overlap.shop
+    overlap.wait_for_both()
+    copy = tmp_path_factory.mktemp("died") / "shop"
+    shutil.copytree(shop.folder, copy, ignore=shutil.ignore_patterns("*.lock", "lock"))
+    after = Shop(copy, start=False)
+    assert rows_of(after) == []
+    items = after.middleware.store.iter_items_by_row(after.row.queue_no)
+    assert [found.item.ftQueueRow for found in items] == [1, 2, 3]
+    after.send(0x08, "A")
+    assert after.sale("A", flow="explicit")["ftState"] == DE
+    assert after.open_on_tse() == []
+    check(after)
+    after.close()
+
+
+@pytest.mark.parametrize(
+    ("what", "members"),
+    [
+        ("a closing", {"case": 0x07, "flow": ""}),
+        ("a receipt request", {"case": 0x8000_0000_0001}),
+        ("a late receipt", {"case": 0x1_0001 | IMPLICIT}),
+    ],
+)
+def test_what_needs_to_look_back_is_accepted_in_its_turn(
+    shop: Shop, what: str, members: dict[str, Any]
+) -> None:
+    slow = SlowStart(shop)
+    start = later(shop, 0x08, "A")
+    assert slow.began.wait(30)
+    with ThreadPoolExecutor(1) as pool:
+        case = members["case"]
+        call = pool.submit(shop.send, case, "X") if case == 0x07 else pool.submit(shop.sale, "X", case=case)
+        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
+        assert rows_of(shop) == [(2, "A")]
+        slow.go.set()
+        call.result(30)
+    start.result(30)
+    check(shop)
+
+
+def test_the_same_receipt_again_waits_for_the_answer_of_the_first(shop: Shop) -> None:
+    slow = SlowStart(shop)
+    body = json.dumps(shop.request(0x08, "A")).encode()
+    start = shop.middleware.sign_later_json(body)
+    assert slow.began.wait(30)
+    with ThreadPoolExecutor(1) as pool:
+        again = pool.submit(shop.middleware.sign_json, body)
+        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
+        assert rows_of(shop) == [(2, "A")]
+        slow.go.set()
+        with pytest.raises(ReceiptRejected):
+            again.result(30)
+    start.result(30)
+    check(shop)
+
+
+def test_nobody_is_accepted_ahead_of_one_who_may_need_the_next_row(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The start ends, and another caller enters, just before the finish takes the place behind the start."""
+    slow = SlowStart(shop)
+    start = later(shop, 0x08, "A")
+    assert slow.began.wait(30)
+    joins, join_now, entered, sell_now = (threading.Event() for _ in range(4))
+    join, sign = FairLock.join_next, Queue._sign_in_turn
+
+    def join_late(lock: FairLock) -> Any:
+        joins.set()
+        assert join_now.wait(30)
+        return join(lock)
+
+    def sign_slowly(queue: Queue, request: Any, *args: Any) -> Any:
+        if request.receipt_reference == "B":
+            entered.set()
+            assert sell_now.wait(30)
+        return sign(queue, request, *args)
+
+    monkeypatch.setattr(FairLock, "join_next", join_late)
+    monkeypatch.setattr(Queue, "_sign_in_turn", sign_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        finish = pool.submit(shop.sale, "A", flow="explicit")
+        assert joins.wait(30)
+        slow.go.set()
+        start.result(30)
+        other = pool.submit(shop.sale, "B")
+        assert entered.wait(30)
+        join_now.set()
+        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
+        sell_now.set()
+        assert (other.result(30)["ftQueueRow"], finish.result(30)["ftQueueRow"]) == (3, 4)
+    check(shop)
+
+
+def test_many_terminals_of_one_queue_keep_rows_and_receipts_in_one_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starts in line, finishes behind them and receipts in between, in every order that chance makes."""
+    shop = Shop(tmp_path)
+    shop.middleware._bindings[shop.scu_id].in_process = False
+    chance = random.Random(5)
+    for name in ("start_transaction", "finish_transaction"):
+        real = getattr(shop.tse.scu, name)
+
+        def slow(*args: Any, real: Any = real) -> Any:
+            time.sleep(chance.random() * 0.002)
+            return real(*args)
+
+        monkeypatch.setattr(shop.tse.scu, name, slow)
+    ahead: list[bool] = []
+    accept = Queue._accept
+
+    def watch(queue: Queue, *args: Any) -> Any:
+        ahead.append(True)
+        return accept(queue, *args)
+
+    monkeypatch.setattr(Queue, "_accept", watch)
+
+    def serve(terminal: int) -> list[dict[str, Any]]:
+        answers = []
+        for n in range(25 if terminal > 1 else 500):
+            reference = f"{terminal}-{n}"
+            if terminal > 1:
+                time.sleep(chance.random() * 0.03)
+                answers.append(shop.sale(f"X-{reference}"))
+                continue
+            if len(ahead) >= 10:
+                break
+            start = later(shop, 0x08, reference)
+            time.sleep(chance.random() * 0.003)
+            answers.append(shop.sale(reference, flow="explicit"))
+            answers.append(json.loads(start.result(30)))
+        return answers
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = [answer for each in pool.map(serve, range(4)) for answer in each]
+    assert {answer["ftState"] for answer in answers} == {DE}
+    assert sorted(answer["ftQueueRow"] for answer in answers) == list(range(2, 2 + len(answers)))
+    by_row = sorted(answers, key=lambda answer: int(answer["ftQueueRow"]))
+    numbers = [int(answer["ftReceiptIdentification"][2:].partition("#")[0], 16) for answer in by_row]
+    assert numbers == sorted(numbers)
+    assert ahead
+    assert shop.open_on_tse() == []
+    check(shop)
+    shop.close()
