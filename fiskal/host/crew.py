@@ -32,7 +32,8 @@ class Crew:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._hub = Hub(self._ring, self._answer)
+        self.hub = Hub(self._ring, self._answer)
+        """Its calls in work count."""
         self._answered: deque[LockType] = deque()
         """What callers wait at whose calls have ended. They are woken when this thread is about to give the
         interpreter away: who is woken before only fights for it."""
@@ -41,11 +42,6 @@ class Crew:
         self._begin = threading.Lock()
         self._thread: threading.Thread | None = None
         self._closed = False
-
-    @property
-    def busy(self) -> bool:
-        """Calls are in work."""
-        return self._hub.pending > 0
 
     def call(self, function: Callable[[], _T]) -> _T:
         """What ``function`` returns or raises. QueueBusy when the crew was closed."""
@@ -60,7 +56,7 @@ class Crew:
             outcome.append(error)
             self._answered.append(waiting)
 
-        self._hub.call(function, done)
+        self.hub.call(function, done)
         waiting.acquire()
         result, error = outcome
         if error is not None:
@@ -93,7 +89,7 @@ class Crew:
             self._bell.release()
 
     def _work(self) -> None:
-        bell, hub = self._bell, self._hub
+        bell, hub = self._bell, self.hub
         while True:
             wait_s = hub.run()
             if self._closed and not hub.pending and wait_s != 0:

@@ -307,19 +307,19 @@ class Middleware:
         A call within a call, as a driver or a simulation may make it, stays where it is: the outer one goes on only
         when it is done.
         """
-        crew, caller = self._crew, get_ident()
-        if self._alone_in == caller or in_fiber():
-            return _text(queue, request)
-        if not crew.busy and self._alone.acquire(False):
-            self._alone_in = caller
+        crew = self._crew
+        if not crew.hub.pending and self._alone.acquire(False):
+            self._alone_in = get_ident()
             try:
-                return _text(queue, request)
+                text = queue.sign(request)
             finally:
                 self._alone_in = 0
                 self._alone.release()
-        if queue.is_short(request):
-            return crew.call(partial(_text, queue, request))
-        return _text(queue, request)
+        elif self._alone_in == get_ident() or in_fiber() or not queue.is_short(request):
+            text = queue.sign(request)
+        else:
+            text = crew.call(partial(queue.sign, request))
+        return NULL if text is None else text
 
     def sign_later(self, request: ReceiptRequest) -> Future[bytes | None]:
         """Put one receipt in line and return at once: for the start of a transaction, so that scanning goes on

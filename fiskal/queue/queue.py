@@ -315,7 +315,8 @@ class Queue:
         self._check_address(request)
         with self._lock:
             text, due = self._sign_in_turn(request, None)
-        self._export(due)
+        if due:
+            self._export(due)
         return text
 
     def _sign_next(self, request: Prepared, ahead: Prepared, place: Gate) -> bytes | None:
@@ -473,7 +474,7 @@ class Queue:
             self._load()
         # Ctrl-C hits the main thread between any two steps and could take a turn with it, so that thread goes
         # without. Fibers take turns already.
-        self._own_turn = None if in_fiber() or get_ident() == main_thread().ident else self._turn
+        self._own_turn = None if get_ident() == main_thread().ident or in_fiber() else self._turn
 
     def _look_back(self, request: Prepared) -> tuple[bytes | None, Prepared]:
         """What the past says to a request: the answer it already has, None for null, or NOT_FOUND and the

@@ -297,7 +297,7 @@ def test_a_crew_answers_each_caller_with_its_own(monkeypatch: pytest.MonkeyPatch
     answers = together([lambda n=n: [_outcome(crew, call, n) for _ in range(20)] for n in range(20)])
     for n, own in enumerate(answers):
         assert own == [f"no {n}" if n % 5 == 0 else n] * 20
-    assert not crew.busy
+    assert not crew.hub.pending
     crew.close()
     with pytest.raises(QueueBusy, match="closing"):
         crew.call(lambda: 1)
@@ -324,7 +324,7 @@ def test_closing_a_crew_waits_for_what_is_in_work() -> None:
     caller = threading.Thread(target=lambda: crew.call(call))
     caller.start()
     assert begun.wait(30)
-    assert crew.busy
+    assert crew.hub.pending
     closer = threading.Thread(target=lambda: (crew.close(), release.set()))
     closer.start()
     assert not release.wait(0.05)
