@@ -101,23 +101,9 @@ class Hub:
         """Call ``function`` in a fiber, then ``done`` there. From any thread."""
         self._post(_Call(function, done))
 
-    def begin(self, function: Callable[[], Any], done: Done) -> float | None:
-        """As :meth:`call`, and go on with every fiber that can, but for those that let others go first: they have
-        to be seen to with :meth:`run`. In the hub's thread; the result as that of :meth:`run`."""
-        self._ready.append(_Call(function, done))
-        return self._run(to_the_last=False)
-
-    @property
-    def has_more(self) -> bool:
-        """:meth:`run` would find something to go on with."""
-        return bool(self._ready or self.last)
-
     def run(self) -> float | None:
         """Go on with every fiber until all of them wait. In how many seconds it has to be called again, None if not
         before ``wake`` is."""
-        return self._run(to_the_last=True)
-
-    def _run(self, *, to_the_last: bool) -> float | None:
         ready, last = self._ready, self.last
         self._looking = True
         try:
@@ -137,7 +123,7 @@ class Hub:
                         fiber.next = each
                         fiber.switch()
                 self._lull()
-                if not last or not to_the_last:
+                if not last:
                     break
                 ready.append(last.popleft())
         finally:

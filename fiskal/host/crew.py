@@ -10,10 +10,10 @@ from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from fiskal.fairlock import QueueBusy
-from fiskal.fibers import Done, Hub, new_gate
+from fiskal.fibers import Hub, new_gate
 
 _T = TypeVar("_T")
 
@@ -118,19 +118,10 @@ class LoopCrew:
         loop = asyncio.get_running_loop()
         if self._hub is None or self._loop is not loop:
             self._loop, self._hub = loop, _LoopHub(loop)
+        future: asyncio.Future[_T] = loop.create_future()
         self.pending += 1
-        answer: _Answer[_T] = _Answer()
-        self._hub.start(function, partial(self._done, answer))
-        if answer.outcome is None:
-            answer.future = loop.create_future()
-            await answer.future
-        assert answer.outcome is not None  # or the future would not be done
-        result, error = answer.outcome
-        if error is None:
-            return result
-        if isinstance(error, Exception) and not isinstance(error, StopIteration):
-            raise error
-        raise RuntimeError(f"a call ended with {error!r}")
+        self._hub.call(function, partial(self._done, future))
+        return await future
 
     async def close(self) -> None:
         """Wait for the calls in work; refuse what comes then."""
@@ -138,26 +129,21 @@ class LoopCrew:
         while self.pending:
             await asyncio.sleep(0.001)
 
-    def _done(self, answer: _Answer[Any], result: Any, error: BaseException | None) -> None:
+    def _done(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
         self.pending -= 1
-        answer.outcome = result, error
-        if answer.future is not None and not answer.future.cancelled():
-            answer.future.set_result(None)
-
-
-class _Answer(Generic[_T]):
-    """How a call ended, and what is waited for if it has not ended at once."""
-
-    __slots__ = ("future", "outcome")
-
-    def __init__(self) -> None:
-        self.outcome: tuple[_T, BaseException | None] | None = None
-        self.future: asyncio.Future[None] | None = None
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(result)
+        elif isinstance(error, Exception) and not isinstance(error, StopIteration):
+            future.set_exception(error)
+        else:
+            future.set_exception(RuntimeError(f"a call ended with {error!r}"))
 
 
 class _LoopHub(Hub):
-    """A call begins at once. Who waits to be the last, as for a flush, goes on when the loop has taken in everything
-    that lies ready, so that receipts that came together go together."""
+    """Runs when the loop has taken in everything that lies ready: receipts that came together go together, through
+    every step with the code of that step still in the caches, and with one flush."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(self._plan)
@@ -168,27 +154,22 @@ class _LoopHub(Hub):
         self._usual_s = 0.0
         """What a write takes on average."""
 
-    def start(self, function: Callable[[], Any], done: Done) -> None:
-        """Begin a call. In the thread of the loop."""
-        self._see_to_the_rest(self.begin(function, done))
-
     def _plan(self) -> None:
         """Run soon. From any thread."""
         if self._planned:
             return
         self._planned = True
         if get_ident() == self._thread:
-            self._loop.call_soon(self._go)
+            # The second turn: what has arrived by the end of this one is read in the next, and comes along.
+            self._loop.call_soon(self._loop.call_soon, self._go)
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits
                 self._loop.call_soon_threadsafe(self._go)
 
     def _go(self) -> None:
         self._planned = False  # first: what comes from here on is seen by this run, or plans another one
-        self._see_to_the_rest(self.run())
-
-    def _see_to_the_rest(self, wait_s: float | None) -> None:
-        if self.has_more or wait_s == 0:
+        wait_s = self.run()
+        if wait_s == 0:
             self._plan()
         elif wait_s is not None:
             until = self._loop.time() + wait_s

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -366,12 +367,10 @@ def create_app(
         body = await request.body()
         if len(body) > SHORT_BODY_BYTES:
             return _json(await signing.run(middleware.sign_json, body))
-        call, is_short = middleware.sign_call(body)
-        if not is_short:
-            return _json(await signing.run(call))
         if signing.pending + crew.pending >= max_pending:
             raise QueueBusy(f"{max_pending} requests wait for this host already; try again")
-        return _json(await crew.call(call))
+        text, call = await crew.call(partial(middleware.begin, body))
+        return _json(await signing.go_on(call) if text is None else text)
 
     @post(paths("journal"), status_code=200)
     async def journal(request: _Request) -> ASGIResponse:

@@ -281,16 +281,29 @@ class Middleware:
 
     def sign_json(self, body: Bytes) -> bytes:
         """Sign one receipt, JSON in, JSON out: the very text that was stored and hashed. Raises as sign."""
-        return self._sign(*self._prepare(body))
+        crew = self._crew
+        if not crew.hub.pending and self._alone.acquire(False):
+            self._alone_in = get_ident()
+            try:
+                return _text(*self._prepare(body))
+            finally:
+                self._alone_in = 0
+                self._alone.release()
+        if self._alone_in == get_ident() or in_fiber():
+            # A call within a call, as a driver or a simulation may make it: the outer one goes on when it is done.
+            return _text(*self._prepare(body))
+        text, call = crew.call(partial(self.begin, body))
+        return call() if text is None else text
 
-    def sign_call(self, body: Bytes) -> tuple[Callable[[], bytes], bool]:
-        """The call that signs the request ``body``, and whether it is a short one, to be made in a fiber at once
-        (:mod:`fiskal.fibers`). Any other blocks its thread for as long as :meth:`sign_json`. Raises ReceiptRejected.
+    def begin(self, body: Bytes) -> tuple[bytes | None, Callable[[], bytes]]:
+        """Read a request and sign it, unless that takes long; then None, and the call that does it.
+
+        Made for fibers (:mod:`fiskal.fibers`): it waits for nothing but the queue, its TSE and the journal. The call
+        blocks its thread for as long as :meth:`sign_json`. Raises as that.
         """
         queue, request = self._prepare(body)
-        if queue.is_short(request):
-            return partial(_text, queue, request), True
-        return partial(self._sign, queue, request), False
+        call = partial(_text, queue, request)
+        return (call() if queue.is_short(request) else None), call
 
     def _prepare(self, body: Bytes) -> tuple[Queue, Prepared]:
         """The queue a request is for, and the request as that queue reads it."""
@@ -300,26 +313,6 @@ class Middleware:
         if queue.settings.process_data_strict:
             request = prepare(data, strict=True)
         return queue, request
-
-    def _sign(self, queue: Queue, request: Prepared) -> bytes:
-        """In the caller's thread, unless others sign and the crew can take it.
-
-        A call within a call, as a driver or a simulation may make it, stays where it is: the outer one goes on only
-        when it is done.
-        """
-        crew = self._crew
-        if not crew.hub.pending and self._alone.acquire(False):
-            self._alone_in = get_ident()
-            try:
-                text = queue.sign(request)
-            finally:
-                self._alone_in = 0
-                self._alone.release()
-        elif self._alone_in == get_ident() or in_fiber() or not queue.is_short(request):
-            text = queue.sign(request)
-        else:
-            text = crew.call(partial(queue.sign, request))
-        return NULL if text is None else text
 
     def sign_later(self, request: ReceiptRequest) -> Future[bytes | None]:
         """Put one receipt in line and return at once: for the start of a transaction, so that scanning goes on

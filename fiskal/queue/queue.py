@@ -23,7 +23,7 @@ from fiskal.clock import TICKS_PER_SECOND, Clock
 from fiskal.core import Prepared, complete, format_ticks, prepare, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.fairlock import FairLock, Turn
-from fiskal.fibers import Gate, in_fiber, wait_for
+from fiskal.fibers import Gate, in_fiber, let_others_go_first, wait_for
 from fiskal.germany import signatures
 from fiskal.germany.codes import (
     CASE_MASK,
@@ -529,6 +529,7 @@ class Queue:
         first = self._questions.pop(item.request) if work.repeats else None
         try:
             outcome = self._decide(work)
+            let_others_go_first()  # step by step: what many do one after the other, they do with warm caches
         except StoreError:
             self._stale = True  # the item has no answer yet; reading the queue again closes it
             raise

@@ -196,7 +196,8 @@ def test_what_is_short(tmp_path: Path, what: str, short: bool, monkeypatch: pyte
         shop.middleware.sign_later_json(body_of(shop, 0, "later"))
     elif what == "TSE that waits":
         shop.middleware._bindings[shop.scu_id].computes_only = False
-    assert shop.middleware.sign_call(body_of(shop, 0, "R", case))[1] is short
+    text, _ = shop.middleware.begin(body_of(shop, 0, "R", case))
+    assert (text is not None) is short
     release.set()
     shop.close()
 
@@ -275,7 +276,7 @@ def test_a_call_within_a_call_does_not_wait_for_the_outer_one(shop: Shop, outer:
     if outer == "own thread":
         text = shop.middleware.sign_json(request)
     else:
-        text = Crew("test-crew").call(shop.middleware.sign_call(request)[0])
+        text = Crew("test-crew").call(lambda: shop.middleware.begin(request))[0] or b""
     assert json.loads(text)["cbReceiptReference"] == "outer"
     assert inner[1]["cbReceiptReference"] == "inner"
     check(shop)

@@ -60,8 +60,8 @@ class Fake:
         self.bodies.append(body)
         return self.sign(body)
 
-    def sign_call(self, body: bytes) -> tuple[Callable[[], bytes], bool]:
-        return (lambda: self.sign_json(body)), False
+    def begin(self, body: bytes) -> tuple[bytes | None, Callable[[], bytes]]:
+        return None, (lambda: self.sign_json(body))
 
     def journal(self, *args: Any, queue_id: str | None = None) -> Iterator[bytes]:
         self.asked = (*args[:3], queue_id)
