@@ -16,6 +16,7 @@ from fiskal.germany.codes import DE
 from fiskal.host import config as configs
 from fiskal.host.config import QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware
+from fiskal.host.process import settle
 from fiskal.scu.contract import (
     Deadline,
     FinishTransactionRequest,
@@ -180,7 +181,7 @@ def host(
     null_store: bool = False,
     signature_check: Mode | None = None,
 ) -> Iterator[Middleware]:
-    """A started host with ``queues`` queues spread over ``tses`` TSEs.
+    """A started host with ``queues`` queues spread over ``tses`` TSEs, in a process settled as by ``fiskal serve``.
 
     ``signature_check`` is that of every TSE; None is what a host does that nobody told.
     """
@@ -200,6 +201,7 @@ def host(
     try:
         for queue in config.queues:
             middleware.sign_json(basket(config.cash_box_id, 0, queue_id=queue.id, case=0x03))
+        settle()
         yield middleware
     finally:
         middleware.close()

@@ -24,7 +24,6 @@ from typing import NamedTuple
 
 from bench import bare
 from bench.shop import SIGNATURE_CHECKS, basket, host
-from fiskal.host.process import settle
 
 
 class Round(NamedTuple):
@@ -66,7 +65,6 @@ def serve(pipe: Connection, number: int, arguments: argparse.Namespace) -> None:
                 count += 1
             counts.append(count)
 
-        settle()
         pipe.send("ready")
         while True:
             end = pipe.recv()
