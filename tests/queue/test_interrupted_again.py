@@ -23,7 +23,7 @@ from fiskal.scu.contract import (
 )
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Signed, Verdict
-from fiskal.scu.errors import OutcomeUnknown, Unreachable
+from fiskal.scu.errors import OutcomeUnknown, TseRejected, Unreachable
 from fiskal.scu.software import SoftwareTse
 from tests.queue.test_switch import two_scus
 from tests.support.shop import DE, DyingStore, FaultyScu, Shop
@@ -32,6 +32,7 @@ CLOSE_ALL = 0x2_0000_0000
 BYPASS_TAR_EXPORT = 0x0400_0000
 DOWN = Unreachable("CONNECT_FAILED", "The TSE is not available.")
 LOST = OutcomeUnknown("NO_RESPONSE", "no answer came")
+REFUSED = TseRejected("MEMORY_FULL", "The TSE refuses to sign.")
 
 
 class Death(BaseException):
@@ -379,6 +380,78 @@ def test_a_closing_whose_lost_start_had_been_ended_elsewhere_is_completed(shop: 
     assert signatures(shop) == before
     assert shop.row.DailyClosingNumber == 1
     check(shop, 0)
+
+
+# ---- what a receipt did besides says nothing about its own signature ----------------------------------
+
+
+def a_lost_start(shop: Shop) -> None:
+    """A sale whose start had no answer; the zero receipt after it could not compare."""
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("lost")
+    shop.tse.fail_before("get_tse_info", DOWN)
+    assert zero(shop)["ftState"] == DE
+    assert len(shop.middleware.store.doubtful_starts(shop.row.queue_no)) == 1
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["decided at the start", "decided later"])
+def test_a_signed_closing_is_not_signed_again_whatever_it_left_undone(shop: Shop, later: bool) -> None:
+    """The TSE said nothing of what a lost start had begun, and signed the closing. So there is something that looks
+    as if the closing had not come to its own start."""
+
+    def closing(shop: Shop) -> Any:
+        return shop.send(0x07 | BYPASS_TAR_EXPORT, "D")
+
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("start_transaction", REFUSED)
+    shop.tse.fail_after("finish_transaction", Death())
+    if later:
+        undecided(shop, closing)
+        assert shop.sale("S")["ftState"] == DE
+    else:
+        with pytest.raises(Death):
+            closing(shop)
+        shop.reopen()
+    before = shop.row.ftReceiptNumerator
+    answer = closing(shop)
+    assert answer["ftReceiptIdentification"] == f"ft{before:X}#IT{lost + 2}"
+    assert shop.row.DailyClosingNumber == 1
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 1)
+
+
+@pytest.mark.parametrize("kind", [daily, lambda shop: shop.sale("E")], ids=["closing", "sale"])
+def test_a_signed_receipt_is_found_behind_what_was_opened_since(
+    shop: Shop, kind: Callable[[Shop], Any]
+) -> None:
+    """It was signed, and is undecided. When the TSE is asked, a transaction is open that would have to be out of its
+    way first."""
+    shop.tse.fail_after("finish_transaction", Death())
+    undecided(shop, kind)
+    signed = signatures(shop)
+    shop.send(0x08, "E")
+    assert signatures(shop) == signed + 1
+    shop.sale("E", flow="explicit")
+    assert signatures(shop) == signed + 2
+    answer = kind(shop)
+    assert answer["ftReceiptIdentification"] == "ft3#IT2"
+    assert signatures(shop) == signed + 2
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 1)
+
+
+def test_what_somebody_else_ended_of_an_undecided_receipt_was_not_signed(shop: Shop) -> None:
+    """The transaction of the closing is not open any more, and yet it has no signature that could be fetched."""
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, daily)
+    close_elsewhere(shop)
+    shop.send(0x08, "E")
+    assert shop.middleware.queue(shop.queue_id)._questions == {}
+    before = signatures(shop)
+    assert daily(shop)["ftState"] == DE
+    assert signatures(shop) == before + 3
+    check(shop, 1)
 
 
 # ---- failed starts that a zero receipt may have begun ------------------------------------------------
