@@ -12,6 +12,7 @@ import pytest
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
+from fiskal.queue.receipts.transactions import DROPPED
 from fiskal.queue.work import ABORTED_BASE64
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.contract import (
@@ -392,6 +393,23 @@ def a_lost_start(shop: Shop) -> None:
     shop.tse.fail_before("get_tse_info", DOWN)
     assert zero(shop)["ftState"] == DE
     assert len(shop.middleware.store.doubtful_starts(shop.row.queue_no)) == 1
+
+
+def test_a_lost_start_that_is_known_as_open_is_ended_once(shop: Shop) -> None:
+    """A closing found what the lost start had begun, and could not end it. The next one looks after the start again,
+    because there is a stranger, and must not take one transaction for two."""
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("finish_transaction", DOWN)
+    assert shop.send(0x05 | BYPASS_TAR_EXPORT, "M")["ftState"] == DE
+    assert shop.open_references() == [f"lost#{lost}"]
+    shop.tse.scu.start_transaction(
+        StartTransactionRequest(client_id="POS-1", queue_item_id="00000000-0000-4000-8000-000000000001")
+    )
+    assert shop.send(0x07 | BYPASS_TAR_EXPORT, "D")["ftState"] == DE
+    assert shop.open_references() == []
+    assert not shop.actions_of(DROPPED)
+    check(shop, 0)
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["decided at the start", "decided later"])

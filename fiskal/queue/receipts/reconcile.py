@@ -85,7 +85,9 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
         _log.warning("the start for queue item %s stays in doubt: %s", row.ftQueueItemId, error)
         return False
     key = f"{row.cbReceiptReference}#{number}"
-    work.note_open(key, started, implicit=True)
+    orphan = work.open_transaction(key)
+    if orphan is None or orphan.TransactionNumber != number:  # else an earlier receipt could not end it
+        work.note_open(key, started, implicit=True)
     try:
         work.abort(number)
     except TseRejected as error:
