@@ -27,7 +27,8 @@ no record
 ``interrupted`` is an error answer: the item keeps its row and gets no number (queue invariants). Working through a
 receipt may end ahead of its own transaction, at something it did besides or at what the queue has open by now. So what
 became of that transaction is asked for by itself: one that is open is closed, and a receipt that signed its own is
-remembered as *signed*, whatever it is answered.
+remembered as *signed*, whatever it is answered. A comparison with the TSE that had not come to its end counts as one
+that failed: the receipts that can do without it are completed.
 
 An undecided item is looked at again after the first receipt that reached its TSE: a transaction it left open is
 closed as aborted. Should the POS send the very same request again before or after that, its TSE calls are made

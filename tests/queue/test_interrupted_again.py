@@ -395,6 +395,46 @@ def a_lost_start(shop: Shop) -> None:
     assert len(shop.middleware.store.doubtful_starts(shop.row.queue_no)) == 1
 
 
+def test_a_signed_closing_that_could_not_compare_is_completed(shop: Shop) -> None:
+    """It was signed although the TSE did not say what it has open. The pass gets that answer, and finds that the
+    closing has not ended what a lost start left open: it did not have to."""
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("get_tse_info", DOWN)
+    shop.tse.fail_after("finish_transaction", Death())
+    with pytest.raises(Death):
+        shop.send(0x05 | BYPASS_TAR_EXPORT, "M")
+    signed = signatures(shop)
+    shop.reopen()
+    assert signatures(shop) == signed
+    assert shop.open_on_tse() == [lost]
+    answer = shop.send(0x05 | BYPASS_TAR_EXPORT, "M")
+    assert answer["ftReceiptIdentification"] == f"ft3#IT{lost + 2}"
+    assert signatures(shop) == signed
+    assert daily(shop)["ftState"] == DE
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 0)
+
+
+def test_a_zero_receipt_that_died_while_it_compared_is_completed(shop: Shop) -> None:
+    """It had signed and recovered everything; what the lost start has begun is known, and the next closing ends it."""
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("lost")
+    (lost,) = shop.open_on_tse()
+    shop.tse.ignore("finish_transaction", 1)
+    shop.tse.fail_before("finish_transaction", Death())
+    with pytest.raises(Death):
+        zero(shop)
+    shop.reopen()
+    assert shop.row.SSCDFailCount == 0
+    assert shop.open_on_tse() == [lost]
+    assert shop.open_references() == [f"lost#{lost}"]
+    assert zero(shop)["ftReceiptIdentification"] == f"ft2#IT{lost + 1}"
+    assert daily(shop)["ftState"] == DE
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 0)
+
+
 def test_a_lost_start_that_is_known_as_open_is_ended_once(shop: Shop) -> None:
     """A closing found what the lost start had begun, and could not end it. The next one looks after the start again,
     because there is a stranger, and must not take one transaction for two."""

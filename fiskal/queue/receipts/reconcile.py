@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Final
 
 from fiskal.germany import notifications
+from fiskal.queue.interrupted import NotExecuted
 from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Action, Work
 from fiskal.scu.contract import TseInfo
@@ -38,11 +39,11 @@ def compare(work: Work) -> TseInfo:
 
 def if_needed(work: Work) -> None:
     """Compare, unless there is nothing that could differ. The receipt does not depend on it: if the TSE fails
-    here, the next one compares."""
+    here, the next one compares. An interrupted receipt was signed with the comparison or without it."""
     if work.open_transactions() or work.doubtful_starts():
         try:
             compare(work)
-        except ScuError as error:
+        except (ScuError, NotExecuted) as error:
             _log.warning("queue %s: no comparison with the TSE: %s", work.state.queue_id, error)
 
 
