@@ -434,7 +434,9 @@ class Queue:
             self._stale = True  # the item has no answer yet; reading the queue again closes it
             raise
         except Exception as error:
-            if first is not None:
+            if first is not None and not work.began:
+                self._questions[item.request] = first  # a refusal says nothing about what the TSE had signed
+            elif first is not None:
                 self._note_repetition(work, first)
             return self._reject(item, work, error)
         except BaseException:
@@ -851,6 +853,9 @@ class Queue:
         except StoreError:
             raise
         except FiskalError as error:
+            first = self._questions.get(item.request)
+            if first is not None and work.repeats and not work.began:
+                kind = first.kind
             self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is rejected.")
             message = f"{error.code}: {error}"
             self._store_error(item, work.request.receipt_case, message, work, signatures.error)
@@ -920,10 +925,10 @@ class Queue:
         questions = self._questions
         first = questions.pop(item.request, None)
         if kind is not None:
-            item_id = item.ftQueueItemId
+            item_id, scu_id = item.ftQueueItemId, work.binding.scu_id
             if kind != interrupted.Kind.COMPLETED and first is not None and work.repeats:
-                item_id = first.item
-            questions[item.request] = Question(item_id, work.binding.scu_id, kind, item.ftQueueMoment)
+                item_id, scu_id = first.item, first.scu
+            questions[item.request] = Question(item_id, scu_id, kind, item.ftQueueMoment)
         if first is not None and kind != interrupted.Kind.UNDECIDED:
             self._keep_left(work, first)
         while len(questions) > interrupted.MAX_QUESTIONS:

@@ -304,6 +304,32 @@ def test_what_was_signed_of_a_closing_that_would_be_rejected_for_a_while_is_foun
     check(shop, 1)
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["refused", "dies over the refusal"])
+def test_a_signed_closing_is_found_after_it_was_refused_in_between(shop: Shop, dies: bool) -> None:
+    """It comes again while something is open that it does not allow, and once more when all is closed."""
+    closing = {"case": 0x07 | 0x1000_0000 | BYPASS_TAR_EXPORT, "reference": "D"}
+    shop.tse.fail_after("finish_transaction", Death())
+    undecided(shop, lambda shop: shop.send(**closing))
+    signed = signatures(shop)
+    shop.send(0x08, "E")
+    if dies:
+        queue = shop.middleware.queue(shop.queue_id)
+        queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+        with pytest.raises(Death):
+            shop.send(**closing)
+        shop.reopen()
+    else:
+        with pytest.raises(ReceiptRejected, match="open transactions"):
+            shop.send(**closing)
+    shop.sale("E", flow="explicit")
+    assert signatures(shop) == signed + 2
+    assert shop.send(**closing)["ftReceiptIdentification"] == "ft3#IT2"
+    assert signatures(shop) == signed + 2
+    assert shop.row.DailyClosingNumber == 1
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 2)
+
+
 @pytest.mark.parametrize("failed", [False, True], ids=["normal", "failed mode"])
 def test_a_stop_closes_what_undecided_receipts_have_begun(shop: Shop, failed: bool) -> None:
     shop.tse.fail_after("start_transaction", Death())
