@@ -24,7 +24,11 @@ the SCU cannot be asked in time, or keeps    ``interrupted``, and the item is re
 no record
 ===========================================  ==============================================================
 
-``interrupted`` is an error answer: the item keeps its row and gets no number (queue invariants).
+``interrupted`` is an error answer: the item keeps its row and gets no number (queue invariants). Working through a
+receipt may end ahead of its own transaction, at something it did besides or at what the queue has open by now. So what
+became of that transaction is asked for by itself: one that is open is closed, and a receipt that signed its own is
+remembered as *signed*, whatever it is answered. A comparison with the TSE that had not come to its end counts as one
+that failed: the receipts that can do without it are completed.
 
 An undecided item is looked at again after the first receipt that reached its TSE: a transaction it left open is
 closed as aborted. Should the POS send the very same request again before or after that, its TSE calls are made
@@ -41,7 +45,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import msgspec
 
@@ -128,6 +132,15 @@ class Question(msgspec.Struct, frozen=True):
         return self.kind in (Kind.UNDECIDED, Kind.SIGNED)
 
 
+class Own(NamedTuple):
+    """The transaction that an interrupted receipt began itself."""
+
+    start: StartTransactionResponse
+    is_open: bool
+    signed: bool
+    """The receipt finished it, and not as aborted."""
+
+
 class _Entry(msgspec.Struct):
     questions: list[Question] = []
 
@@ -197,29 +210,30 @@ class Recall:
 
         return remembering
 
-    def begun(self, work: Work) -> StartTransactionResponse | None:
-        """The start of the transaction that an interrupted receipt started itself and that is still open on the TSE.
+    def own(self, work: Work) -> Own | None:
+        """The transaction that an interrupted receipt began itself, if it came so far.
 
-        Working through the receipt need not come so far: what the queue has open by now may stop it before. Raises
-        Undecidable.
+        Working through the receipt need not come to it: what else the receipt had to do, or what the queue has open
+        by now, may stop it before. Raises Undecidable.
         """
         real = self._binding(work.binding.scu_id)
         if real is None:
             return None
+        item_id, client_id = work.tse_item_id, work.state.cash_box_identification
         try:
             scu, recalls = _ask_at(real, self.deadline)
-            own = recalls.recall_start(
-                StartTransactionRequest(
-                    client_id=work.state.cash_box_identification, queue_item_id=work.tse_item_id
-                ),
-                self.deadline,
+            start = recalls.recall_start(
+                StartTransactionRequest(client_id=client_id, queue_item_id=item_id), self.deadline
             )
-            if own is None:
+            if start is None:
                 return None
-            info = scu.get_tse_info(self.deadline)
+            number = start.transaction_number
+            if number in scu.get_tse_info(self.deadline).current_started_transaction_numbers:
+                return Own(start, is_open=True, signed=False)
+            signed = _ended(recalls, item_id, client_id, number, self.deadline) is _End.OTHERWISE
         except ScuError as error:
             raise Undecidable(str(error)) from error
-        return own if own.transaction_number in info.current_started_transaction_numbers else None
+        return Own(start, is_open=False, signed=signed)
 
     def close_orphan(self, work: Work, number: int) -> str:
         """Close a transaction that an interrupted receipt left open; what became of it, as text for the journal.
@@ -286,7 +300,7 @@ def _remembering(
         found += [
             number
             for number in numbers
-            if number not in found and _aborted(recalls, item_id, client_id, number, deadline)
+            if number not in found and _ended(recalls, item_id, client_id, number, deadline) is _End.ABORTED
         ]
     except ScuError as error:
         raise Undecidable(str(error)) from error
@@ -296,7 +310,15 @@ def _remembering(
     return made
 
 
-def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> bool:
+class _End(enum.Enum):
+    """What an item did to end a transaction."""
+
+    NOTHING = enum.auto()
+    ABORTED = enum.auto()
+    OTHERWISE = enum.auto()
+
+
+def _ended(scu: Recalls, item_id: str, client_id: str, number: int, deadline: Deadline) -> _End:
     request = FinishTransactionRequest(
         client_id=client_id,
         transaction_number=number,
@@ -305,9 +327,9 @@ def _aborted(scu: Recalls, item_id: str, client_id: str, number: int, deadline: 
         queue_item_id=item_id,
     )
     try:
-        return scu.recall_finish(request, deadline) is not None
+        return _End.NOTHING if scu.recall_finish(request, deadline) is None else _End.ABORTED
     except ClientError:
-        return False
+        return _End.OTHERWISE
 
 
 class RememberingScu:

@@ -52,14 +52,14 @@ from fiskal.queue import checks, identity, interrupted, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner, TarExports
 from fiskal.queue.ids import GuidSource, bytes_le
-from fiskal.queue.interrupted import Question, Recall
+from fiskal.queue.interrupted import Own, Question, Recall
 from fiskal.queue.later import Later
 from fiskal.queue.receipts import business, closings, lifecycle, switch, transactions, zero
 from fiskal.queue.settings import QueueSettings
 from fiskal.queue.state import QueueState
 from fiskal.queue.work import SPECIAL_CASES, Action, Lookups, Outcome, Transactions, Work
 from fiskal.scu.client import ScuClient, pause
-from fiskal.scu.contract import EMPTY_GUID, Deadline, StartTransactionResponse
+from fiskal.scu.contract import EMPTY_GUID, Deadline
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.scu.fetch import ExportCancelled, Pause
 from fiskal.scu.fetch import pause as fetch_pause
@@ -534,7 +534,9 @@ class Queue:
             self._stale = True  # the item has no answer yet; reading the queue again closes it
             raise
         except Exception as error:
-            if first is not None:
+            if first is not None and not work.began:
+                self._questions[item.request] = first  # a refusal says nothing about what the TSE had signed
+            elif first is not None:
                 self._note_repetition(work, first)
             return self._reject(item, work, error)
         except BaseException:
@@ -941,7 +943,7 @@ class Queue:
             try:
                 outcome = self._decide(work)
             except interrupted.NotExecuted as error:
-                self._interrupt(item, work, str(error), recall, recall.begun(work))
+                self._interrupt(item, work, str(error), recall, recall.own(work))
                 return
         except interrupted.Undecidable as error:
             _log.warning("queue %s: row %d is undecided: %s", self.queue_id, item.ftQueueRow, error)
@@ -953,6 +955,9 @@ class Queue:
         except StoreError:
             raise
         except FiskalError as error:
+            first = self._questions.get(item.request)
+            if first is not None and work.repeats and not work.began:
+                kind = first.kind
             self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is rejected.")
             message = f"{error.code}: {error}"
             self._store_error(item, work.request.receipt_case, message, work, signatures.error)
@@ -992,16 +997,16 @@ class Queue:
         work: Work | None,
         reason: str,
         recall: Recall,
-        begun: StartTransactionResponse | None = None,
+        own: Own | None = None,
     ) -> None:
-        """Give an item its error answer, and close what it left open on the TSE; ``begun`` is its own start."""
+        """Give an item its error answer, and close what it left open on the TSE; ``own`` is what it began itself."""
         found = [f"Row {item.ftQueueRow} was interrupted; it has no answer: {reason}."]
         if work is None:
             receipt_case = _receipt_case(item)
         else:
             receipt_case = work.request.receipt_case
             signed = work.calls
-            _note_begun(work, begun)
+            _note_begun(work, own)
             orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
             for row in orphans:
                 try:
@@ -1010,7 +1015,8 @@ class Queue:
                     found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
                 else:
                     work.effects.open[row.cbReceiptReference] = None
-            kind = interrupted.Kind.SIGNED if interrupted.signed_itself(signed) else None
+            was_signed = interrupted.signed_itself(signed) or (own is not None and own.signed)
+            kind = interrupted.Kind.SIGNED if was_signed else None
             if signed is not None:
                 found.append(f"The TSE had executed {signed}.")
             self._note(work, item, kind, " ".join(found))
@@ -1021,10 +1027,10 @@ class Queue:
         questions = self._questions
         first = questions.pop(item.request, None)
         if kind is not None:
-            item_id = item.ftQueueItemId
+            item_id, scu_id = item.ftQueueItemId, work.binding.scu_id
             if kind != interrupted.Kind.COMPLETED and first is not None and work.repeats:
-                item_id = first.item
-            questions[item.request] = Question(item_id, work.binding.scu_id, kind, item.ftQueueMoment)
+                item_id, scu_id = first.item, first.scu
+            questions[item.request] = Question(item_id, scu_id, kind, item.ftQueueMoment)
         if first is not None and kind != interrupted.Kind.UNDECIDED:
             self._keep_left(work, first)
         while len(questions) > interrupted.MAX_QUESTIONS:
@@ -1101,10 +1107,10 @@ class Queue:
                 continue
             try:
                 work = self._remembered_work(stored.item, recall)
-                begun = None if work is None else recall.begun(work)
-                if work is None or begun is None or not _note_begun(work, begun):
+                own = None if work is None else recall.own(work)
+                if work is None or own is None or not _note_begun(work, own):
                     continue
-                message = recall.close_orphan(work, begun.transaction_number)
+                message = recall.close_orphan(work, own.start.transaction_number)
             except (ScuError, interrupted.Undecidable) as error:
                 _log.warning("queue %s: %s stays undecided: %s", self.queue_id, question.item, error)
             else:
@@ -1135,7 +1141,12 @@ class Queue:
                     kind = interrupted.Kind.SIGNED
                     found.append(f"The TSE had signed it: {work.calls}.")
             if closes:
-                _note_begun(work, recall.begun(work))
+                own = recall.own(work)
+                _note_begun(work, own)
+                if own is not None and own.signed:
+                    # Whatever kept working through it from coming so far, the receipt had come there.
+                    kind = interrupted.Kind.SIGNED
+                    found.append(f"The TSE had signed its transaction {own.start.transaction_number}.")
         except interrupted.Undecidable:
             return False
         if closes:
@@ -1308,14 +1319,14 @@ def _condition(state: QueueState) -> str:
     return "active" if state.scu_id is not None else "switching"
 
 
-def _note_begun(work: Work, begun: StartTransactionResponse | None) -> bool:
-    """Note what an interrupted receipt had begun as its orphan. False if there is nothing, or it is known as open."""
-    if begun is None:
+def _note_begun(work: Work, own: Own | None) -> bool:
+    """Note what an interrupted receipt had begun as its orphan. False if nothing of it is open, or it is known so."""
+    if own is None or not own.is_open:
         return False
-    number = begun.transaction_number
+    number = own.start.transaction_number
     if any(row.TransactionNumber == number for row in work.open_transactions()):
         return False
-    work.note_open(f"{work.reference}#{number}", begun, implicit=True)
+    work.note_open(f"{work.reference}#{number}", own.start, implicit=True)
     return True
 
 

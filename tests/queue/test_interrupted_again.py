@@ -12,6 +12,7 @@ import pytest
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
+from fiskal.queue.receipts.transactions import DROPPED
 from fiskal.queue.work import ABORTED_BASE64
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.contract import (
@@ -23,7 +24,7 @@ from fiskal.scu.contract import (
 )
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Signed, Verdict
-from fiskal.scu.errors import OutcomeUnknown, Unreachable
+from fiskal.scu.errors import OutcomeUnknown, TseRejected, Unreachable
 from fiskal.scu.software import SoftwareTse
 from tests.queue.test_switch import two_scus
 from tests.support.shop import DE, DyingStore, FaultyScu, Shop
@@ -32,6 +33,7 @@ CLOSE_ALL = 0x2_0000_0000
 BYPASS_TAR_EXPORT = 0x0400_0000
 DOWN = Unreachable("CONNECT_FAILED", "The TSE is not available.")
 LOST = OutcomeUnknown("NO_RESPONSE", "no answer came")
+REFUSED = TseRejected("MEMORY_FULL", "The TSE refuses to sign.")
 
 
 class Death(BaseException):
@@ -302,6 +304,32 @@ def test_what_was_signed_of_a_closing_that_would_be_rejected_for_a_while_is_foun
     check(shop, 1)
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["refused", "dies over the refusal"])
+def test_a_signed_closing_is_found_after_it_was_refused_in_between(shop: Shop, dies: bool) -> None:
+    """It comes again while something is open that it does not allow, and once more when all is closed."""
+    closing = {"case": 0x07 | 0x1000_0000 | BYPASS_TAR_EXPORT, "reference": "D"}
+    shop.tse.fail_after("finish_transaction", Death())
+    undecided(shop, lambda shop: shop.send(**closing))
+    signed = signatures(shop)
+    shop.send(0x08, "E")
+    if dies:
+        queue = shop.middleware.queue(shop.queue_id)
+        queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+        with pytest.raises(Death):
+            shop.send(**closing)
+        shop.reopen()
+    else:
+        with pytest.raises(ReceiptRejected, match="open transactions"):
+            shop.send(**closing)
+    shop.sale("E", flow="explicit")
+    assert signatures(shop) == signed + 2
+    assert shop.send(**closing)["ftReceiptIdentification"] == "ft3#IT2"
+    assert signatures(shop) == signed + 2
+    assert shop.row.DailyClosingNumber == 1
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 2)
+
+
 @pytest.mark.parametrize("failed", [False, True], ids=["normal", "failed mode"])
 def test_a_stop_closes_what_undecided_receipts_have_begun(shop: Shop, failed: bool) -> None:
     shop.tse.fail_after("start_transaction", Death())
@@ -379,6 +407,135 @@ def test_a_closing_whose_lost_start_had_been_ended_elsewhere_is_completed(shop: 
     assert signatures(shop) == before
     assert shop.row.DailyClosingNumber == 1
     check(shop, 0)
+
+
+# ---- what a receipt did besides says nothing about its own signature ----------------------------------
+
+
+def a_lost_start(shop: Shop) -> None:
+    """A sale whose start had no answer; the zero receipt after it could not compare."""
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("lost")
+    shop.tse.fail_before("get_tse_info", DOWN)
+    assert zero(shop)["ftState"] == DE
+    assert len(shop.middleware.store.doubtful_starts(shop.row.queue_no)) == 1
+
+
+def test_a_signed_closing_that_could_not_compare_is_completed(shop: Shop) -> None:
+    """It was signed although the TSE did not say what it has open. The pass gets that answer, and finds that the
+    closing has not ended what a lost start left open: it did not have to."""
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("get_tse_info", DOWN)
+    shop.tse.fail_after("finish_transaction", Death())
+    with pytest.raises(Death):
+        shop.send(0x05 | BYPASS_TAR_EXPORT, "M")
+    signed = signatures(shop)
+    shop.reopen()
+    assert signatures(shop) == signed
+    assert shop.open_on_tse() == [lost]
+    answer = shop.send(0x05 | BYPASS_TAR_EXPORT, "M")
+    assert answer["ftReceiptIdentification"] == f"ft3#IT{lost + 2}"
+    assert signatures(shop) == signed
+    assert daily(shop)["ftState"] == DE
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 0)
+
+
+def test_a_zero_receipt_that_died_while_it_compared_is_completed(shop: Shop) -> None:
+    """It had signed and recovered everything; what the lost start has begun is known, and the next closing ends it."""
+    shop.tse.fail_after("start_transaction", LOST)
+    shop.sale("lost")
+    (lost,) = shop.open_on_tse()
+    shop.tse.ignore("finish_transaction", 1)
+    shop.tse.fail_before("finish_transaction", Death())
+    with pytest.raises(Death):
+        zero(shop)
+    shop.reopen()
+    assert shop.row.SSCDFailCount == 0
+    assert shop.open_on_tse() == [lost]
+    assert shop.open_references() == [f"lost#{lost}"]
+    assert zero(shop)["ftReceiptIdentification"] == f"ft2#IT{lost + 1}"
+    assert daily(shop)["ftState"] == DE
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 0)
+
+
+def test_a_lost_start_that_is_known_as_open_is_ended_once(shop: Shop) -> None:
+    """A closing found what the lost start had begun, and could not end it. The next one looks after the start again,
+    because there is a stranger, and must not take one transaction for two."""
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("finish_transaction", DOWN)
+    assert shop.send(0x05 | BYPASS_TAR_EXPORT, "M")["ftState"] == DE
+    assert shop.open_references() == [f"lost#{lost}"]
+    shop.tse.scu.start_transaction(
+        StartTransactionRequest(client_id="POS-1", queue_item_id="00000000-0000-4000-8000-000000000001")
+    )
+    assert shop.send(0x07 | BYPASS_TAR_EXPORT, "D")["ftState"] == DE
+    assert shop.open_references() == []
+    assert not shop.actions_of(DROPPED)
+    check(shop, 0)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["decided at the start", "decided later"])
+def test_a_signed_closing_is_not_signed_again_whatever_it_left_undone(shop: Shop, later: bool) -> None:
+    """The TSE said nothing of what a lost start had begun, and signed the closing. So there is something that looks
+    as if the closing had not come to its own start."""
+
+    def closing(shop: Shop) -> Any:
+        return shop.send(0x07 | BYPASS_TAR_EXPORT, "D")
+
+    a_lost_start(shop)
+    (lost,) = shop.open_on_tse()
+    shop.tse.fail_before("start_transaction", REFUSED)
+    shop.tse.fail_after("finish_transaction", Death())
+    if later:
+        undecided(shop, closing)
+        assert shop.sale("S")["ftState"] == DE
+    else:
+        with pytest.raises(Death):
+            closing(shop)
+        shop.reopen()
+    before = shop.row.ftReceiptNumerator
+    answer = closing(shop)
+    assert answer["ftReceiptIdentification"] == f"ft{before:X}#IT{lost + 2}"
+    assert shop.row.DailyClosingNumber == 1
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 1)
+
+
+@pytest.mark.parametrize("kind", [daily, lambda shop: shop.sale("E")], ids=["closing", "sale"])
+def test_a_signed_receipt_is_found_behind_what_was_opened_since(
+    shop: Shop, kind: Callable[[Shop], Any]
+) -> None:
+    """It was signed, and is undecided. When the TSE is asked, a transaction is open that would have to be out of its
+    way first."""
+    shop.tse.fail_after("finish_transaction", Death())
+    undecided(shop, kind)
+    signed = signatures(shop)
+    shop.send(0x08, "E")
+    assert signatures(shop) == signed + 1
+    shop.sale("E", flow="explicit")
+    assert signatures(shop) == signed + 2
+    answer = kind(shop)
+    assert answer["ftReceiptIdentification"] == "ft3#IT2"
+    assert signatures(shop) == signed + 2
+    assert shop.open_on_tse() == shop.open_references() == []
+    check(shop, 1)
+
+
+def test_what_somebody_else_ended_of_an_undecided_receipt_was_not_signed(shop: Shop) -> None:
+    """The transaction of the closing is not open any more, and yet it has no signature that could be fetched."""
+    shop.tse.fail_after("start_transaction", Death())
+    undecided(shop, daily)
+    close_elsewhere(shop)
+    shop.send(0x08, "E")
+    assert shop.middleware.queue(shop.queue_id)._questions == {}
+    before = signatures(shop)
+    assert daily(shop)["ftState"] == DE
+    assert signatures(shop) == before + 3
+    check(shop, 1)
 
 
 # ---- failed starts that a zero receipt may have begun ------------------------------------------------

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Final
 
 from fiskal.germany import notifications
+from fiskal.queue.interrupted import NotExecuted
 from fiskal.queue.receipts import transactions
 from fiskal.queue.work import Action, Work
 from fiskal.scu.contract import TseInfo
@@ -38,11 +39,11 @@ def compare(work: Work) -> TseInfo:
 
 def if_needed(work: Work) -> None:
     """Compare, unless there is nothing that could differ. The receipt does not depend on it: if the TSE fails
-    here, the next one compares."""
+    here, the next one compares. An interrupted receipt was signed with the comparison or without it."""
     if work.open_transactions() or work.doubtful_starts():
         try:
             compare(work)
-        except ScuError as error:
+        except (ScuError, NotExecuted) as error:
             _log.warning("queue %s: no comparison with the TSE: %s", work.state.queue_id, error)
 
 
@@ -85,7 +86,9 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
         _log.warning("the start for queue item %s stays in doubt: %s", row.ftQueueItemId, error)
         return False
     key = f"{row.cbReceiptReference}#{number}"
-    work.note_open(key, started, implicit=True)
+    orphan = work.open_transaction(key)
+    if orphan is None or orphan.TransactionNumber != number:  # else an earlier receipt could not end it
+        work.note_open(key, started, implicit=True)
     try:
         work.abort(number)
     except TseRejected as error:
