@@ -175,6 +175,9 @@ def to_int64(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
+_COUNTRIES: Final = {0x4445: "DE", 0x4652: "FR", 0x4D45: "ME", 0x4954: "IT"}
+
+
 def country_name(receipt_case: int) -> str:
     """The ``country`` column of a queue item, from the top 16 bits of ftReceiptCase."""
-    return {0x4445: "DE", 0x4652: "FR", 0x4D45: "ME", 0x4954: "IT"}.get((receipt_case >> 48) & 0xFFFF, "AT")
+    return _COUNTRIES.get((receipt_case >> 48) & 0xFFFF, "AT")

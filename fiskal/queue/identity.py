@@ -67,6 +67,9 @@ def check_queue(request: Prepared, queue_id: str) -> None:
     )
 
 
+_OTHER_VERSION = VERSION_MASK & ~ReceiptFlag.RECEIPT_REQUEST
+
+
 def check_case(request: Prepared) -> None:
     """The case is German, or names no country, and is tagged for version 1 of the interface."""
     receipt_case = request.receipt_case & 0xFFFF_FFFF_FFFF_FFFF
@@ -78,7 +81,7 @@ def check_case(request: Prepared) -> None:
             field="ftReceiptCase",
             hint="Start ftReceiptCase with 0x4445.",
         )
-    if receipt_case & VERSION_MASK & ~ReceiptFlag.RECEIPT_REQUEST:
+    if receipt_case & _OTHER_VERSION:
         raise ReceiptRejected(
             "WRONG_TAGGING_VERSION",
             f"ReceiptCase {receipt_case:X} is tagged for another version of the interface; this queue speaks "

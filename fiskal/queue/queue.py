@@ -118,6 +118,10 @@ _CLOSINGS = frozenset(
     }
 )
 
+# Members of an enumeration take longer to look up than to be compared with.
+_RECEIPT_REQUEST = int(ReceiptFlag.RECEIPT_REQUEST)
+_AFTERWARDS = ReceiptFlag.FAILED_RECEIPT | ReceiptFlag.HANDWRITTEN
+
 _LONG_FLAGS = ReceiptFlag.RECEIPT_REQUEST | ReceiptFlag.FAILED_RECEIPT | ReceiptFlag.HANDWRITTEN
 """What is asked for with these reads the journal, or is rare."""
 
@@ -386,7 +390,7 @@ class Queue:
             if (
                 self._state.migrated
                 or self._questions
-                or request.receipt_case & ReceiptFlag.RECEIPT_REQUEST
+                or request.receipt_case & _RECEIPT_REQUEST
                 or self.settings.duplicate_window_s
             ):
                 with self._own_turn or _NO_TURN:
@@ -658,10 +662,8 @@ class Queue:
         connects = switch.connects(work)
         if state.scu_id is None and not connects:
             return modes.disabled_scu(work)
-        if flags & ReceiptFlag.FAILED_RECEIPT:
-            return modes.late_signing(work)
-        if flags & ReceiptFlag.HANDWRITTEN:
-            return modes.handwritten(work)
+        if flags & _AFTERWARDS:
+            return modes.late_signing(work) if flags & ReceiptFlag.FAILED_RECEIPT else modes.handwritten(work)
         checks.flow(work)
         checks.size(work)
         if state.fail_count > 0 and case not in modes.EXEMPT_FROM_FAILED_MODE:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar
 
 from fiskal.germany import notifications, texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
@@ -117,6 +117,11 @@ class Outcome:
         self.state_data = state_data
         self.updates = updates
         """Attributes of the queue state to set when the answer is written."""
+
+
+# Members of an enumeration take longer to look up than to be compared with.
+_IMPLICIT_FLOW: Final = int(ReceiptFlag.IMPLICIT_FLOW)
+_TRAINING: Final = int(ReceiptFlag.TRAINING)
 
 
 class Transactions:
@@ -271,7 +276,7 @@ class Work:
         self.request = request
         self.case = receipt_case & 0xFFFF
         self.flags = receipt_case & 0xFFFF_FFFF_0000
-        self.implicit = bool(receipt_case & ReceiptFlag.IMPLICIT_FLOW)
+        self.implicit = receipt_case & _IMPLICIT_FLOW != 0
         self.reference = request.receipt_reference or ""
         # a payload error is raised before anything below is used
         self.process_data = (request.process_data or b"").decode()
@@ -321,7 +326,7 @@ class Work:
 
     @property
     def training(self) -> bool:
-        return bool(self.flags & ReceiptFlag.TRAINING)
+        return self.flags & _TRAINING != 0
 
     def open_transaction(self, reference: str) -> OpenTransactionRow | None:
         """The open transaction of a reference at this SCU, with what this receipt already did to it."""

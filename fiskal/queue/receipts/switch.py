@@ -40,11 +40,14 @@ class _Closing(msgspec.Struct):
     number: int = msgspec.field(name="ftReceiptNumerator")
 
 
+_SWITCHES = frozenset({ReceiptCase.INITIATE_SCU_SWITCH, ReceiptCase.FINISH_SCU_SWITCH})
+
+
 def connects(work: Work) -> bool:
     """Does this receipt take up work at an SCU: is it a finish, or the void of an initiate receipt?"""
-    return work.case == ReceiptCase.FINISH_SCU_SWITCH or (
-        work.case == ReceiptCase.INITIATE_SCU_SWITCH and bool(work.flags & ReceiptFlag.VOID)
-    )
+    if work.case not in _SWITCHES:
+        return False
+    return work.case == ReceiptCase.FINISH_SCU_SWITCH or bool(work.flags & ReceiptFlag.VOID)
 
 
 def bind(work: Work) -> Switch:
