@@ -21,6 +21,7 @@ from fiskal.pos import ReceiptRequest, decode_response
 from fiskal.queue.queue import Queue
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.errors import OutcomeUnknown, Unreachable
+from fiskal.store import Change
 from tests.support.shop import DE, IMPLICIT, Shop
 
 
@@ -177,6 +178,19 @@ def rows_of(shop: Shop) -> list[tuple[int, str | None]]:
     ]
 
 
+def refuse_once(shop: Shop, patch: pytest.MonkeyPatch, wanted: Callable[[Change], bool]) -> None:
+    """Let the disk refuse the first change that is ``wanted``."""
+    commit, refused = shop.middleware.store.commit, []
+
+    def refuse(change: Change, *args: Any, **options: Any) -> None:
+        if wanted(change) and not refused:
+            refused.append(change)
+            raise StoreError("the disk is full")
+        commit(change, *args, **options)
+
+    patch.setattr(shop.middleware.store, "commit", refuse)
+
+
 def until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
@@ -264,15 +278,7 @@ def test_a_disk_that_refuses_the_answer_ahead_takes_the_one_behind(
 ) -> None:
     shop = overlap.shop
     overlap.wait_for_both()
-    commit, refused = shop.middleware.store.commit, []
-
-    def refuse(change: Any, *args: Any, **options: Any) -> None:
-        if change.answers and not refused:
-            refused.append(change)
-            raise StoreError("the disk is full")
-        commit(change, *args, **options)
-
-    monkeypatch.setattr(shop.middleware.store, "commit", refuse)
+    refuse_once(shop, monkeypatch, lambda change: bool(change.answers))
     overlap.go()
     with pytest.raises(StoreError):
         overlap.start.result(30)
@@ -286,15 +292,7 @@ def test_a_disk_that_refuses_the_answer_ahead_takes_the_one_behind(
 def test_a_disk_that_refuses_to_accept_ahead_says_so_and_goes_on(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit, refused = shop.middleware.store.commit, []
-
-    def refuse(change: Any, *args: Any, **options: Any) -> None:
-        if any(item.ftQueueRow == 3 for item in change.items) and not refused:
-            refused.append(change)
-            raise StoreError("the disk is full")
-        commit(change, *args, **options)
-
-    monkeypatch.setattr(shop.middleware.store, "commit", refuse)
+    refuse_once(shop, monkeypatch, lambda change: any(item.ftQueueRow == 3 for item in change.items))
     overlap = Overlap(shop)
     with pytest.raises(StoreError, match="full"):
         overlap.finish.result(30)

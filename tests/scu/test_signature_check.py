@@ -319,19 +319,24 @@ def test_a_signature_by_another_key(driver: LyingTse, clock: Any, make_pos: Any,
     other_scu.close()
 
 
-@pytest.mark.parametrize("version", [2, 3])
-def test_updates_that_the_tse_keeps_for_later(
-    tmp_path: Path, clock: Any, make_pos: Any, version: int
-) -> None:
-    """Version 2 signs them with the finish, in pieces; the pieces are known, and others do not pass."""
-    scu = open_software_tse(
-        tmp_path / "tse",
+def keeping_updates(folder: Path, clock: Any, version: int) -> ScuCore:
+    """A rehearsed TSE that signs updates with the finish."""
+    return open_software_tse(
+        folder / "tse",
         clock=clock,
         client_ids=["POS-1"],
         updates="unsigned",
         log_version=version,
         rehearse=Rehearsal(seed=1),
     )
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_updates_that_the_tse_keeps_for_later(
+    tmp_path: Path, clock: Any, make_pos: Any, version: int
+) -> None:
+    """Version 2 signs them with the finish, in pieces; the pieces are known, and others do not pass."""
+    scu = keeping_updates(tmp_path, clock, version)
     pos = make_pos(scu)
     for data in (b"", b"one"):
         number = pos.start().transaction_number
@@ -354,14 +359,7 @@ def test_updates_that_the_tse_keeps_for_later(
 @pytest.mark.parametrize("version", [2, 3])
 def test_updates_too_long_for_one_message(tmp_path: Path, clock: Any, make_pos: Any, version: int) -> None:
     """The TSE signs the first of them before, and only the rest with the finish."""
-    scu = open_software_tse(
-        tmp_path / "tse",
-        clock=clock,
-        client_ids=["POS-1"],
-        updates="unsigned",
-        log_version=version,
-        rehearse=Rehearsal(seed=1),
-    )
+    scu = keeping_updates(tmp_path, clock, version)
     pos = make_pos(scu)
     number = pos.start().transaction_number
     for letter in b"abcd":
