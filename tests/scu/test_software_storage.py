@@ -150,6 +150,14 @@ def test_a_checkpoint_that_is_missing_or_damaged(folder: Path, content: bytes | 
     assert counters(folder) == list(range(1, 13))
 
 
+def test_a_checkpoint_that_a_dying_process_left_half_written_is_removed(folder: Path) -> None:
+    (folder / "checkpoint.new").write_bytes(b"00000000\n{")
+    scu = open_software_tse(folder)
+    assert scu.get_tse_info().current_number_of_signatures == 11
+    assert not (folder / "checkpoint.new").exists()
+    scu.close()
+
+
 def test_checkpoints_while_running(tmp_path: Path, make_pos: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tse"
     scu = ScuCore(SoftwareTse(folder, checkpoint_every=7))

@@ -59,7 +59,7 @@ class Checkpoint(msgspec.Struct, kw_only=True):
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace ``path`` by ``data``: afterwards it is the old or the new file, never a mixture."""
-    staged = path.with_name(path.name + ".new")
+    staged = staged_path(path)
     staged.unlink(missing_ok=True)
     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
@@ -69,6 +69,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         os.close(fd)
     staged.replace(path)
     sync_folder(path.parent)
+
+
+def staged_path(path: Path) -> Path:
+    """Where a file is written that will take the place of ``path``."""
+    return path.with_name(path.name + ".new")
 
 
 def sync_folder(folder: Path) -> None:
@@ -96,7 +101,7 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint. It is not synced: one that did not reach the disk only costs a longer start."""
     body = encode_checkpoint(checkpoint)
-    staged = path.with_name(path.name + ".new")
+    staged = staged_path(path)
     staged.write_bytes(b"%08x\n%b" % (zlib.crc32(body), body))
     staged.replace(path)
 

@@ -30,7 +30,13 @@ from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Self
 
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected
-from fiskal.scu.software.folder import Checkpoint, decode_checkpoint, encode_checkpoint, sync_folder
+from fiskal.scu.software.folder import (
+    Checkpoint,
+    decode_checkpoint,
+    encode_checkpoint,
+    staged_path,
+    sync_folder,
+)
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +157,7 @@ class RecordLog:
             raise damaged(f"{path} is missing: its signatures have been lost.") from error
         self.end = os.fstat(self._fd).st_size
         """Where the next record will lie."""
-        _staged(path).unlink(missing_ok=True)  # of a process that died while it erased
+        staged_path(path).unlink(missing_ok=True)  # of a process that died while it erased
         self.base: Base | None = None
         self._find_base()
 
@@ -255,7 +261,7 @@ class RecordLog:
         the old or the new one.
         """
         forgotten, kept_from = self._split(up_to, keep_calls)
-        staged = _staged(self.path)
+        staged = staged_path(self.path)
         staged.unlink(missing_ok=True)
         fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
         try:
@@ -421,11 +427,6 @@ class RecordLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _staged(path: Path) -> Path:
-    """Where the log is written that will take the place of another."""
-    return path.with_name(path.name + ".new")
 
 
 class Snapshot:

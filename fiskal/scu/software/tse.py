@@ -41,6 +41,7 @@ from fiskal.scu.software.folder import (
     Description,
     FolderLock,
     read_checkpoint,
+    staged_path,
     write_atomically,
     write_checkpoint,
 )
@@ -181,6 +182,9 @@ class SoftwareTse:
             )
             self._events = EventEncoder(self.description.log_version, self._time_format)
             self._log = RecordLog(self.directory / "messages.log", durable=durable)
+            staged_path(self.directory / "checkpoint").unlink(
+                missing_ok=True
+            )  # of a process that died over it
             stack.callback(self._log.close)
             self._apply_limits()
             self._recover()
