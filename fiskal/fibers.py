@@ -97,6 +97,11 @@ class Hub:
         self.pending = 0
         """Calls that have begun and not ended."""
 
+    @property
+    def is_idle(self) -> bool:
+        """No call is in work, and none waits to begin."""
+        return not (self.pending or self._ready)
+
     def call(self, function: Callable[[], Any], done: Done) -> None:
         """Call ``function`` in a fiber, then ``done`` there. From any thread."""
         self._post(_Call(function, done))

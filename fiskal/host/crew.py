@@ -45,8 +45,6 @@ class Crew:
 
     def call(self, function: Callable[[], _T]) -> _T:
         """What ``function`` returns or raises. QueueBusy when the crew was closed."""
-        if self._thread is None or self._closed:
-            self._start()
         waiting = allocate_lock()
         waiting.acquire()
         outcome: list[Any] = []
@@ -56,7 +54,9 @@ class Crew:
             outcome.append(error)
             self._answered.append(waiting)
 
-        self.hub.call(function, done)
+        with self._begin:  # or the thread could end between the look at it and the call
+            self._start()
+            self.hub.call(function, done)
         waiting.acquire()
         result, error = outcome
         if error is not None:
@@ -73,12 +73,11 @@ class Crew:
             thread.join()
 
     def _start(self) -> None:
-        with self._begin:
-            if self._closed:
-                raise QueueBusy("the host is closing")
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
-                self._thread.start()
+        if self._closed:
+            raise QueueBusy("the host is closing")
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
 
     def _answer(self) -> None:
         while self._answered:
@@ -92,7 +91,7 @@ class Crew:
         bell, hub = self._bell, self.hub
         while True:
             wait_s = hub.run()
-            if self._closed and not hub.pending and wait_s != 0:
+            if self._closed and hub.is_idle:
                 return
             bell.acquire(timeout=-1 if wait_s is None else wait_s)
 

@@ -336,6 +336,30 @@ def test_closing_a_crew_waits_for_what_is_in_work() -> None:
     closer.join()
 
 
+def test_a_call_beside_the_closing_is_made_or_refused() -> None:
+    for _ in range(200):
+        crew = Crew("test-crew")
+        crew.call(int)
+        start = threading.Barrier(4)
+
+        def call(crew: Crew = crew, start: threading.Barrier = start) -> Any:
+            start.wait(30)
+            try:
+                return crew.call(lambda: "made")
+            except QueueBusy:
+                return "refused"
+
+        def close(crew: Crew = crew, start: threading.Barrier = start) -> str:
+            start.wait(30)
+            crew.close()
+            return "closed"
+
+        with ThreadPoolExecutor(4) as pool:
+            calls = [pool.submit(call) for _ in range(3)]
+            calls.append(pool.submit(close))
+            assert {each.result(30) for each in calls} <= {"made", "refused", "closed"}
+
+
 def test_the_loop_goes_on_while_calls_wait() -> None:
     async def main() -> None:
         crew = LoopCrew()
