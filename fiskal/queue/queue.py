@@ -250,8 +250,8 @@ class Queue:
     def is_short(self, request: Prepared) -> bool:
         """Whether to sign ``request`` now waits for nothing but the journal, so that receipts may share a thread.
 
-        It does not if everything is in order, the TSE computes in this process, and the receipt is one that a
-        customer waits for. What happens meanwhile can make it longer, and does no other harm.
+        So it is when the queue is in order, its TSE computes in this process, and the receipt is one that a customer
+        waits for. What happens meanwhile can make it longer, and does no other harm.
         """
         client = self._own_client
         return (
