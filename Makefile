@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fiskal
-BUILT  := $(wildcard csrc/*.c csrc/*.h) build.py pyproject.toml $(shell find fiskal -name '*.py')
+BUILT  := $(wildcard csrc/*.[ch] csrc/disk/*.[ch]) build.py pyproject.toml $(shell find fiskal -name '*.py')
 
 BENCH  := $(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-storage=bench/baselines \
           --benchmark-columns=min,median,ops --benchmark-sort=name
@@ -23,7 +23,7 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	gcc -std=c11 -Wall -Wextra -Werror -Wconversion -O2 -fsyntax-only csrc/*.c
+	gcc -std=c11 -Wall -Wextra -Werror -Wconversion -O2 -fsyntax-only csrc/*.c csrc/disk/*.c
 
 bench: $(STAMP)-test
 	$(BIN)/python -m pytest bench --benchmark-enable
@@ -43,7 +43,7 @@ wheel: $(VENV)/bin/python
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist demo fiskal/_core.c fiskal/_core*.so
+	rm -rf $(VENV) build dist demo fiskal/_core.c fiskal/_core*.so fiskal/_disk.c fiskal/_disk*.so
 
 # A clear word beats a traceback when the machine lacks something.
 $(VENV)/bin/python:

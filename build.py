@@ -1,6 +1,7 @@
-"""Build hook: compile ``csrc/`` into ``fiskal/_core`` with cffi in API mode.
+"""Build hook: compile ``csrc/`` into ``fiskal/_core``, and ``csrc/disk/`` into ``fiskal/_disk``, with cffi in API mode.
 
-``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517).
+``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517). ``fiskal/_disk`` is there
+on Linux only; elsewhere the store does without.
 ``python build.py`` compiles in place, for work on the sources.
 """
 
@@ -18,15 +19,14 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent
 CSRC = ROOT / "csrc"
-HEADER = CSRC / "fiskal.h"
 
 
-def declarations() -> str:
-    """Return the part of ``csrc/fiskal.h`` that cffi reads: the whole public surface of the core."""
-    text = HEADER.read_text(encoding="utf-8")
+def declarations(header: Path) -> str:
+    """Return the part of a header that cffi reads: the whole public surface of what it declares."""
+    text = header.read_text(encoding="utf-8")
     blocks = re.findall(r"/\* cffi:begin \*/(.*?)/\* cffi:end \*/", text, re.DOTALL)
     if not blocks:
-        raise RuntimeError(f"{HEADER} holds no 'cffi:begin' section")
+        raise RuntimeError(f"{header} holds no 'cffi:begin' section")
     return "\n".join(blocks)
 
 
@@ -43,34 +43,47 @@ PREAMBLE = """
 """
 
 
-def ffibuilder() -> FFI:
+def _builder(name: str, header: Path, preamble: str) -> FFI:
+    """The module ``name`` of the C files beside ``header``."""
     ffi = FFI()
-    ffi.cdef(declarations())
+    ffi.cdef(declarations(header))
     if sys.platform == "win32":
         compile_args = ["/O2", "/std:c11"]
     else:
         compile_args = ["-O3", "-std=c11", "-fvisibility=hidden"]
+    folder = header.parent
     ffi.set_source(
-        "fiskal._core",
-        PREAMBLE,
-        sources=[f"csrc/{path.name}" for path in sorted(CSRC.glob("*.c"))],
-        include_dirs=["csrc"],
+        name,
+        preamble,
+        sources=[path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("*.c"))],
+        include_dirs=[folder.relative_to(ROOT).as_posix()],
         extra_compile_args=compile_args + os.environ.get("FISKAL_CFLAGS", "").split(),
         extra_link_args=os.environ.get("FISKAL_LDFLAGS", "").split(),
     )
     return ffi
 
 
-def compile_core(verbose: bool = False) -> Path:
-    """Compile the core and put the extension module beside ``fiskal/core.py``; return its path."""
+def ffibuilders() -> list[FFI]:
+    """All modules of this platform, the core first."""
+    builders = [_builder("fiskal._core", CSRC / "fiskal.h", PREAMBLE)]
+    if sys.platform == "linux":
+        builders.append(_builder("fiskal._disk", CSRC / "disk" / "flight.h", '#include "flight.h"'))
+    return builders
+
+
+def compile_all(verbose: bool = False) -> list[Path]:
+    """Compile all modules, put them into ``fiskal/`` and return their paths."""
     with tempfile.TemporaryDirectory(prefix="fiskal-build-") as scratch:
         shutil.copytree(CSRC, Path(scratch, "csrc"))  # cffi compiles inside its scratch folder
-        built = Path(ffibuilder().compile(tmpdir=scratch, verbose=verbose))
-        target = ROOT / "fiskal" / built.name
-        staged = target.with_suffix(target.suffix + ".new")
-        staged.write_bytes(built.read_bytes())
-        staged.replace(target)  # a running process keeps the module it has loaded
-        return target
+        return [_install(Path(ffi.compile(tmpdir=scratch, verbose=verbose))) for ffi in ffibuilders()]
+
+
+def _install(built: Path) -> Path:
+    target = ROOT / "fiskal" / built.name
+    staged = target.with_suffix(target.suffix + ".new")
+    staged.write_bytes(built.read_bytes())
+    staged.replace(target)  # a running process keeps the module it has loaded
+    return target
 
 
 try:
@@ -80,16 +93,17 @@ except ImportError:  # plain ``python build.py`` needs cffi only
 else:
 
     class CoreBuildHook(BuildHookInterface):  # type: ignore[type-arg]
-        """Compiles the core and marks the wheel as platform specific."""
+        """Compiles the modules and marks the wheel as platform specific."""
 
         def initialize(self, version: str, build_data: dict[str, Any]) -> None:
             if self.target_name != "wheel":
                 return
-            built = compile_core()
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
-            build_data["force_include"][str(built)] = f"fiskal/{built.name}"
+            for built in compile_all():
+                build_data["force_include"][str(built)] = f"fiskal/{built.name}"
 
 
 if __name__ == "__main__":
-    print(compile_core(verbose="-v" in sys.argv[1:]))
+    for built in compile_all(verbose="-v" in sys.argv[1:]):
+        print(built)

@@ -71,8 +71,8 @@ def places(null_store: bool) -> list[tuple[str, Any, str]]:
         (PRINT, SignatureBuilder, "receipt"),
         (ENCODE, queues, "encode_response"),
         (HASH, queues, "complete"),
-        (STORE, NullStore if null_store else SqliteStore, "commit"),
-        (FLUSH, BlockFile, "store"),
+        *((STORE, NullStore if null_store else SqliteStore, name) for name in ("begin", "end", "commit")),
+        *((FLUSH, BlockFile, name) for name in ("begin", "finish", "store")),
     ]
 
 

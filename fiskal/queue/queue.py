@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from threading import get_ident, main_thread
@@ -199,6 +199,8 @@ class Queue:
         self._stale = True
         self._in_work: Prepared | None = None
         """The request in work, once it is accepted."""
+        self._accepting: tuple[Change, Prepared] | None = None
+        """T1 of the request in work, while the disk has not confirmed it."""
         self._ahead: set[int] = set()
         """Rows that were accepted ahead of their turn."""
         self._abandoned = False
@@ -509,24 +511,55 @@ class Queue:
     def _process(
         self, request: Prepared, settings: QueueSettings | None = None, item: QueueItemRow | None = None
     ) -> bytes:
+        change = None
         if item is None:
             item = self._item(request)
             change = Change()
             change.items.append(item)
-        else:
-            change = None
-            if self._own_turn is not None:
-                self._own_turn.__enter__()
+        elif self._own_turn is not None:
+            self._own_turn.__enter__()
         try:
             if change is not None:
-                self._commit(change, in_turn=False)  # T1; from here on the work has the turn
+                self._begin(change, request)  # T1; from here on the work has the turn
                 self._state.queued_row += 1
-            self._in_work = request
+            else:
+                self._in_work = request
             return self._answer(item, request, settings or self.settings)
         finally:
+            if self._accepting is not None:
+                self._stale = True  # nobody heard what became of T1
+                with suppress(StoreError):
+                    self._accepted()
             self._in_work = None
             if self._own_turn is not None:
                 self._own_turn.leave()
+
+    def _begin(self, change: Change, request: Prepared) -> None:
+        """T1: make an accepted request durable, or begin to, if it can be decided meanwhile. Raises StoreError."""
+        turn = self._own_turn
+        in_turn = False
+        if self._is_plain(request) and not in_fiber():  # a hub has other fibers to run meanwhile
+            in_turn = turn is not None and turn.enter_if_free()
+            if in_turn or turn is None:
+                self._accepting = change, request
+                if self._store.begin(change):
+                    return
+                self._accepting = None
+        self._commit(change, in_turn=in_turn)
+        self._in_work = request
+
+    def _accepted(self) -> None:
+        """Return when the request in work is durable: the TSE may be asked. Raises StoreError if it is not."""
+        if self._accepting is None:
+            return
+        change, request = self._accepting
+        try:
+            self._store.end(change)
+        except BaseException:
+            self._stale = True
+            raise
+        self._accepting = None
+        self._in_work = request
 
     def _answer(self, item: QueueItemRow, request: Prepared, settings: QueueSettings) -> bytes:
         work = self._work(item, request, self._clock(), settings, self._lookups, self._persist_effects)
@@ -584,6 +617,7 @@ class Queue:
             self._clock,
             lookups,
             self._client,
+            self._accepted,
             persist,
             self._move_on,
             self._export_now,
@@ -878,6 +912,7 @@ class Queue:
     # ---- store ----------------------------------------------------------------------------------
 
     def _commit(self, change: Change, *, in_turn: bool = True) -> None:
+        self._accepted()
         try:
             self._store.commit(change, self._own_turn, in_turn=in_turn)
         except BaseException:

@@ -39,6 +39,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fiskal.errors import StoreError
+from fiskal.fibers import in_fiber
 from fiskal.store.blockfile import BLOCK_BYTES, BlockFile
 from fiskal.store.entry import Entry, decode_entries, encode_entries
 
@@ -74,6 +75,13 @@ class _Place(NamedTuple):
     end: int
 
 
+class _Begun(NamedTuple):
+    """A batch that is being written while its user does something else, and where it will end."""
+
+    entries: Sequence[Entry]
+    place: _Place
+
+
 class CommitLog:
     """Writes batches of entries. Not thread-safe, but for :meth:`settle`: its user holds the role of the leader.
 
@@ -105,6 +113,9 @@ class CommitLog:
         self._salt = 0
         self._place = _Place(sequence, 0, 0)
         self._next: _Place | None = None
+        self._begun: _Begun | None = None
+        self._failure: StoreError | None = None
+        """How the last batch that was begun ended, until its user hears of it."""
         self._tried = sequence
         """The last batch that may stand in the file."""
         self._last = [sequence, sequence]
@@ -115,6 +126,7 @@ class CommitLog:
         """Whether the last :meth:`write` is on the disk and published. Not known to be counts as no: then it counts
         no more when something else is stored."""
         with self._lock:
+            self._land()
             return self._is_stored()
 
     def _is_stored(self) -> bool:
@@ -123,6 +135,8 @@ class CommitLog:
     def forget(self) -> None:
         """Let ``stored`` speak of the next write and no longer of the last one."""
         with self._lock:
+            self._land()
+            self._failure = None
             after = self._next
             if after is not None and self._published(after.sequence):
                 self._place = after
@@ -139,10 +153,68 @@ class CommitLog:
         with self._lock:
             self._write(entries, body)
 
+    @property
+    def can_begin(self) -> bool:
+        """Whether it is worth trying :meth:`begin`. From any thread."""
+        file = self._file
+        return file is not None and file.can_begin
+
+    def begin(self, entries: Sequence[Entry]) -> bool:
+        """Begin to store ``entries`` as :meth:`write` does, and return meanwhile; :meth:`finish` is when they are.
+
+        False, and nothing was begun, if that takes more than a write, or the disk is slow. Call :meth:`forget` before.
+        """
+        body = encode_entries(entries)
+        with self._lock:
+            place = self._place
+            if self._file is None or self._tried > place.sequence:
+                return False
+            sequence = place.sequence + 1
+            end = place.end + _blocks_of(body)
+            if end > SEGMENT_BYTES:
+                return False
+            self._begun = _Begun(entries, _Place(sequence, place.segment, end))
+            self._tried = sequence
+            if self._file.begin(self._head(sequence, body), body, _offset(place)):
+                return True
+            self._begun = None
+            self._tried = place.sequence
+            return False
+
+    def finish(self) -> None:
+        """Return when what was begun is on the disk and published. Raises StoreError if it is not, or that is not
+        known."""
+        with self._lock:
+            self._land()
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _land(self) -> None:
+        """Wait for what was begun. Whoever has the lock may do it, and leaves its end to the one who began it."""
+        begun = self._begun
+        if begun is None:
+            return
+        if not self._published(begun.place.sequence):  # or an interrupt left it here before
+            try:
+                if self._file is None:
+                    raise OSError(errno.EINTR, "the log was closed meanwhile")
+                self._file.finish()
+            except OSError as error:
+                self._failure = _store_error(error, self._path, "write to")
+                self._begun = None
+                self.close()
+                return
+            self._next = begun.place
+            self._publish(begun.place.sequence, begun.entries)
+        self._next = begun.place
+        self._begun = None
+
     def settle(self) -> None:
         """See to it that what the disk refused to confirm counts no more. Any thread calls it before it stores past
         the log what the refused batch may have held. StoreError if the database cannot note it."""
         with self._lock:
+            self._land()
             if not self._is_stored():
                 self._next = None  # an interrupt left it: it is not stored, and never will be
                 self._settle()
@@ -154,23 +226,25 @@ class CommitLog:
 
     def _write(self, entries: Sequence[Entry], body: bytes) -> None:
         self._settle()
-        sequence, segment, at = self._place
-        sequence += 1
-        size = -(-(_BATCH.size + len(body)) // BLOCK_BYTES) * BLOCK_BYTES
-        if at + size > SEGMENT_BYTES:
-            segment, at = 1 - segment, 0
-            self._make_room(self._last[segment])
+        place = self._place
+        sequence, size = place.sequence + 1, _blocks_of(body)
+        if place.end + size > SEGMENT_BYTES:
+            place = _Place(place.sequence, 1 - place.segment, 0)
+            self._make_room(self._last[place.segment])
         try:
             if self._file is None:
                 self._file, self._salt = _open(self._path, self._identity, self._make_empty)
-            head = _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
+            head = self._head(sequence, body)
             self._tried = sequence
-            self._file.store(head, body, BLOCK_BYTES + segment * SEGMENT_BYTES + at)
+            self._file.store(head, body, _offset(place), alone=len(entries) == 1 and not in_fiber())
         except OSError as error:
             self.close()
             raise _store_error(error, self._path, "write to") from error
-        self._next = _Place(sequence, segment, at + size)
+        self._next = _Place(sequence, place.segment, place.end + size)
         self._publish(sequence, entries)
+
+    def _head(self, sequence: int, body: bytes) -> bytes:
+        return _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
 
     def _make_empty(self) -> None:
         """The file was lost or cut: what it held has to be in the database before it is made anew."""
@@ -181,6 +255,16 @@ class CommitLog:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _blocks_of(body: bytes) -> int:
+    """Bytes of the whole blocks that a batch takes."""
+    return -(-(_BATCH.size + len(body)) // BLOCK_BYTES) * BLOCK_BYTES
+
+
+def _offset(place: _Place) -> int:
+    """Where in the file the batch behind ``place`` begins."""
+    return BLOCK_BYTES + place.segment * SEGMENT_BYTES + place.end
 
 
 def read(path: Path, identity: bytes, applied: int) -> list[tuple[int, list[Entry]]]:

@@ -5,12 +5,15 @@ batch, opens the gates of their callers and hands the role to the first who came
 background thread, and no gate opens before the disk answered. The gates are raw locks; an Event or Condition
 costs several of them.
 
+Who is alone may go on while the disk writes (:meth:`GroupCommit.begin`), and has the role until it has ended that.
+
 An interrupt (KeyboardInterrupt) can hit a caller between any two of its steps. Whoever holds a duty then does
 it first and raises afterwards, so every step that follows an interrupt can be repeated without harm.
 """
 
 from __future__ import annotations
 
+from _thread import get_ident
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Generic, Protocol, TypeVar
@@ -40,6 +43,13 @@ class BatchWriter(Protocol[T]):
     def forget(self) -> None: ...
     def write(self, batch: list[T], /) -> None: ...
     def close(self) -> None: ...
+
+
+class BeginningWriter(BatchWriter[T], Protocol[T]):
+    """One that can also write while its user does something else."""
+
+    def begin(self, batch: list[T], /) -> bool: ...
+    def finish(self) -> None: ...
 
 
 class _Ticket:
@@ -100,6 +110,70 @@ class GroupCommit(Generic[T]):
         self._role: dict[str, _Ticket] = {}
         self._closed = False
         self._writing: list[_Ticket] = []
+        self._begun: _Ticket | None = None
+        self._begun_in = 0
+        """The thread that has to end what was begun."""
+
+    @property
+    def is_free(self) -> bool:
+        """Nobody commits or waits for it."""
+        return not (self._role or self._tickets or self._closed)
+
+    def begin(self, change: T, writer: BeginningWriter[T]) -> bool:
+        """Begin to commit ``change`` with ``writer``, the one that is open, and return meanwhile.
+
+        True: this thread calls :meth:`end` before it commits anything else, and soon, because everybody else waits.
+        False, and nothing was begun, if somebody else commits or the writer cannot do it now.
+        """
+        if not self.is_free or self._writer is not writer:
+            return False
+        ticket = _Ticket(change, None)
+        try:
+            if self._role.setdefault(_LEADER, ticket) is not ticket:
+                return False
+            self._begun_in = get_ident()
+            self._begun = ticket
+            writer.forget()
+            if writer.begin([change]):
+                return True
+            self._let_go(ticket)
+        except BaseException:
+            self._surely_let_go(ticket)
+            raise
+        return False
+
+    def end(self, writer: BeginningWriter[T]) -> None:
+        """Return when what this thread began is on the disk. StoreError: nothing of it is. If it began nothing, this
+        does nothing."""
+        ticket = self._begun
+        if ticket is None or self._begun_in != get_ident():
+            return
+        try:
+            try:
+                writer.finish()
+            except StoreError:
+                self._close_writer()
+                raise
+            self._let_go(ticket)
+        except BaseException:
+            self._surely_let_go(ticket)
+            raise
+
+    def _let_go(self, ticket: _Ticket) -> None:
+        """Hand on the role of who began something. Can be repeated."""
+        if self._begun is ticket:
+            self._begun = None
+        if self._role.get(_LEADER) is ticket:
+            self._finish(ticket, [])
+
+    def _surely_let_go(self, ticket: _Ticket) -> None:
+        """What the disk has of an interrupted write, the next one finds out."""
+        while True:
+            try:
+                self._let_go(ticket)
+            except BaseException:
+                continue
+            return
 
     def commit(self, change: T | None, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Return when ``change`` is on the disk. StoreError: nothing of it is.
@@ -107,6 +181,8 @@ class GroupCommit(Generic[T]):
         The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
         while the caller waits.
         """
+        if self._begun is not None and self._begun_in == get_ident():
+            raise RuntimeError("this thread has begun something else, and has to end that first")
         ticket = _Ticket(change, turn)
         role = self._role
         try:

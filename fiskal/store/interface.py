@@ -315,6 +315,14 @@ class Store(Protocol):
         while the caller waits.
         """
 
+    def begin(self, change: Change) -> bool:
+        """Begin to make ``change`` durable, and return meanwhile. True: the same thread calls :meth:`end` before
+        anything else of the store, and soon. False, and nothing was begun, if that is not possible now."""
+
+    def end(self, change: Change) -> None:
+        """Return when what this thread began is durable; at once if it began nothing. Raises StoreError; then
+        nothing of it was stored."""
+
     def queues(self) -> list[QueueRow]: ...
     def queue(self, queue_id: str) -> QueueRow | None: ...
     def scus(self) -> list[ScuRow]: ...

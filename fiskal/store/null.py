@@ -30,6 +30,13 @@ class NullStore:
         if turn is not None and not in_turn:
             turn.__enter__()
 
+    def begin(self, change: Change) -> bool:
+        """Nothing takes so long."""
+        return False
+
+    def end(self, change: Change) -> None:
+        """Nothing was begun."""
+
     def queues(self) -> list[QueueRow]:
         return []
 

@@ -233,6 +233,7 @@ class SqliteStore:
         except BaseException:
             self._lock.release()
             raise
+        self._commit_log = log
         self._log: GroupCommit[Entry] = GroupCommit(
             lambda: log, weigh=lambda entry: len(entry.data), max_weight=commitlog.MAX_BATCH_BYTES
         )
@@ -301,6 +302,38 @@ class SqliteStore:
             raise
         if entry is None:
             self._heads.forget(change)
+
+    def begin(self, change: Change) -> bool:
+        """Begin to make ``change`` durable and return meanwhile; True: this thread calls :meth:`end` before anything
+        else of the store. False, and nothing was begun, if somebody else commits, or the disk or the change is not
+        made for it. Raises StoreError as :meth:`commit`."""
+        if not (self._log.is_free and self._commit_log.can_begin):
+            return False
+        self._applier.before_commit()
+        entry = entry_of(change)
+        if entry is None or len(entry.data) > commitlog.MAX_ENTRY_BYTES:
+            return False
+        try:
+            if not self._heads.follow(change):
+                self._heads.forget(change)
+                return False
+            if not self._log.begin(entry, self._commit_log):  # somebody was faster, or a segment is full
+                self._log.commit(entry)
+                self._applier.nudge()
+        except BaseException:
+            self._heads.forget(change)
+            raise
+        return True
+
+    def end(self, change: Change) -> None:
+        """Return when ``change``, which this thread began, is durable; at once if it began nothing. Raises StoreError
+        as :meth:`commit`."""
+        try:
+            self._log.end(self._commit_log)
+            self._applier.nudge()
+        except BaseException:
+            self._heads.forget(change)
+            raise
 
     def close(self) -> None:
         """Wait for the commit that is being written, then close. Later calls raise StoreError."""
@@ -689,6 +722,13 @@ class SqliteReader(SqliteStore):
         if turn is not None and not in_turn:
             turn.__enter__()
         raise StoreError(f"{self.path} is open for reading only")
+
+    def begin(self, change: Change) -> bool:
+        """Nothing is ever begun."""
+        return False
+
+    def end(self, change: Change) -> None:
+        """Nothing was begun."""
 
     def _catch_up(self) -> None:
         """The process that writes does it."""

@@ -25,14 +25,14 @@ from fiskal.export.verify import verify_journal
 from fiskal.host.config import STORE_NAME
 from fiskal.store import Change, SqliteStore, blockfile, sqlite
 from fiskal.store.writer import Writer
-from tests.support.disk import refuse_to_confirm
-from tests.support.shop import DE, Shop
+from tests.support.disk import refuse_to_confirm, without_flights
+from tests.support.shop import DE, LateStore, Shop
 
 RECEIPT_REQUEST = 0x8000_0000_0000
 HOUR = 3600 * TICKS_PER_SECOND
 
 
-class FailingStore:
+class FailingStore(LateStore):
     """Fails a commit before or after it is stored, as a disk does that dies while it flushes."""
 
     def __init__(self, store: Any, at: int, *, stored: bool) -> None:
@@ -296,6 +296,7 @@ def test_an_error_says_what_to_do(shop: Shop, monkeypatch: pytest.MonkeyPatch, w
     def refuse(fd: int, data: memoryview, at: int) -> int:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
+    without_flights(monkeypatch)
     if where == "T1":
         monkeypatch.setattr(blockfile, "_pwrite", refuse)
     else:

@@ -235,18 +235,46 @@ class Disk:
     def __init__(self, site: Site, store: SqliteStore) -> None:
         self._site = site
         self._store = store
+        self._early = random.Random(f"writes of {site.seed}")
+        self._begun: Change | None = None
+        self._is_stored = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
     def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+        self._before()
+        self._store.commit(change, turn, in_turn=in_turn)
+        self._after()
+
+    def begin(self, change: Change) -> bool:
+        """What is begun is stored at once or when it is ended; who dies in between knows neither."""
+        self._before()
+        self._begun = change
+        self._is_stored = self._early.random() < 0.5
+        if self._is_stored:
+            self._store.commit(change)
+        return True
+
+    def end(self, change: Change) -> None:
+        begun, self._begun = self._begun, None
+        if begun is None:
+            return
+        self._site.check_alive()
+        if not self._is_stored:
+            self._store.commit(begun)
+        self._after()
+
+    def _before(self) -> None:
         site, faults = self._site, self._site.faults
         site.check_alive()
         site.maybe_die(faults.commit_crash / 2, "the process dies before a commit")
         if site.happens(faults.commit_error / 2):
             site.trace("  disk full before a commit")
             raise StoreError("could not write: the disk is full")
-        self._store.commit(change, turn, in_turn=in_turn)
+
+    def _after(self) -> None:
+        site, faults = self._site, self._site.faults
         site.maybe_die(faults.commit_crash / 2, "the process dies after a commit")
         if site.happens(faults.commit_error / 2):
             site.trace("  a commit is stored, and reported as failed")

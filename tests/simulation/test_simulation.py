@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,17 @@ def answers_before_the_disk(patch: Patch) -> None:
     patch.setattr(SqliteStore, "commit", commit)
 
 
+def signs_before_the_disk(patch: Patch) -> None:
+    """The TSE is asked while the disk has not confirmed the request."""
+    original = Queue._accepted
+
+    def accepted(self: Queue) -> None:
+        if sys._getframe(1).f_code.co_filename != Work._signed.__code__.co_filename:
+            original(self)
+
+    patch.setattr(Queue, "_accepted", accepted)
+
+
 def receipt_requests_find_nothing(patch: Patch) -> None:
     patch.setattr(receipt_request, "lookup", lambda *args: None)
 
@@ -215,6 +227,7 @@ MUTATIONS = {
     interrupted_signed_at_the_start: "started twice|while the host starts",
     questions_forgotten: "signed twice|is open, and nobody knows",
     answers_before_the_disk: "has no answer|is lost|is missing|was altered|got null, but had heard",
+    signs_before_the_disk: "made for no stored item|twice|is open, and nobody knows",
     receipt_requests_find_nothing: "got null, but had heard",
     failed_mode_left_by_a_sale: "failed mode was left",
     unanswered_items_left: "has no answer",

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -33,6 +34,7 @@ from rows import (
     queue,
     recovered,
     run_threads,
+    scu,
 )
 
 from fiskal.errors import StoreError
@@ -40,7 +42,13 @@ from fiskal.fairlock import Turn
 from fiskal.store import Change, QueueItemRow, SqliteReader, SqliteStore, applier, blockfile, commitlog
 from fiskal.store.entry import decode_entries, encode_entries, entry_of
 from fiskal.store.writer import Writer
-from tests.support.disk import refuse_to_confirm
+from tests.support.disk import begin_commits, count_as_fast, refuse_to_confirm, without_flights
+
+
+@pytest.fixture(autouse=True, params=["while the caller waits", "begun and ended"])
+def _way_to_commit(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "begun and ended":
+        begin_commits(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -509,11 +517,16 @@ def test_many_write_past_the_log_and_into_it_while_it_refuses(
 ) -> None:
     """Whatever follows whatever: what was confirmed is there, and what was refused is not."""
     random_ = random.Random(11)
-    original = blockfile.BlockFile.store
+    original, finish = blockfile.BlockFile.store, blockfile.BlockFile.finish
     refused = [random_.random() < 0.2 for _ in range(100_000)]
 
-    def store_and_refuse(self: blockfile.BlockFile, *arguments: object) -> None:
-        original(self, *arguments)  # type: ignore[arg-type]
+    def store_and_refuse(self: blockfile.BlockFile, *arguments: Any, **options: Any) -> None:
+        original(self, *arguments, **options)
+        if refused.pop():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def finish_and_refuse(self: blockfile.BlockFile) -> None:
+        finish(self)
         if refused.pop():
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -531,6 +544,7 @@ def test_many_write_past_the_log_and_into_it_while_it_refuses(
     confirmed: list[list[str]] = [[] for _ in range(8)]
     with monkeypatch.context() as patched:
         patched.setattr(blockfile.BlockFile, "store", store_and_refuse)
+        patched.setattr(blockfile.BlockFile, "finish", finish_and_refuse)
         assert run_threads(sell, 8) == []
         copy = died(store, path)
     assert [len(each) for each in confirmed] == [60] * 8
@@ -852,6 +866,7 @@ def test_without_room_for_the_log_nothing_is_accepted(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
+        without_flights(patched)
         patched.setattr(blockfile, "_pwrite", lambda fd, data, at: 0)
         with pytest.raises(StoreError, match="the disk is full"):
             store.commit(accept(1, 1))
@@ -870,10 +885,149 @@ def test_a_write_in_pieces_is_whole(
     piece: int,
 ) -> None:
     """Also in pieces that no direct write may have."""
+    without_flights(monkeypatch)
     monkeypatch.setattr(blockfile, "_pwrite", lambda fd, data, at: write(fd, data[:piece], at))
     store.commit(accept(1, 1))
     with SqliteStore(died(store, path)) as other:
         assert rows(other) == [item(1, 1)]
+
+
+# ---- what is begun and ended --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk counts as fast, whatever it is."""
+    count_as_fast(monkeypatch)
+
+
+def begin(store: SqliteStore, what: Change) -> None:
+    store.commit(accept(9, 1))  # the log is open
+    if not store.begin(what):
+        pytest.skip("the file system of the temporary folder has no writes that go on by themselves")
+
+
+@pytest.mark.usefixtures("fast")
+def test_what_was_begun_counts_when_it_was_ended(lazy: SqliteStore, path: Path) -> None:
+    begin(lazy, accept(1, 1))
+    assert rows(lazy) == []
+    lazy.end(accept(1, 1))
+    assert rows(lazy) == [item(1, 1)]
+    lazy.commit(completed(1, 1))
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) == [item(1, 1)]
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_who_has_begun_something_ends_it_before_anything_else(lazy: SqliteStore) -> None:
+    begin(lazy, accept(1, 1))
+    assert not lazy.begin(accept(2, 1))
+    with pytest.raises(RuntimeError, match="has to end that first"):
+        lazy.commit(accept(2, 1), None)
+    lazy.end(accept(1, 1))
+    lazy.commit(accept(2, 1))
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_others_wait_until_it_is_ended(lazy: SqliteStore) -> None:
+    begin(lazy, accept(1, 1))
+    order = ["begun"]
+
+    def others(number: int) -> None:
+        lazy.end(accept(1, 1))  # which is not theirs to end
+        lazy.commit(accept(2 + number, 1))
+        order.append("theirs")
+
+    threads = [threading.Thread(target=others, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(lazy._log._tickets) < 4:
+        time.sleep(0.001)
+    order.append("ended")
+    lazy.end(accept(1, 1))
+    for thread in threads:
+        thread.join()
+    assert order == ["begun", "ended", *["theirs"] * 4]
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_write_past_the_log_waits_for_what_was_begun(lazy: SqliteStore, path: Path) -> None:
+    begin(lazy, accept(1, 1))
+    thread = threading.Thread(target=lazy.commit, args=(accept(2, 1, **LARGE), None))
+    thread.start()
+    thread.join()
+    lazy.end(accept(1, 1))
+    assert (rows(lazy, 1), rows(lazy, 2)) == ([item(1, 1)], [item(2, 1, **LARGE)])
+    with SqliteStore(died(lazy, path)) as other:
+        assert (rows(other, 1), rows(other, 2)) == ([item(1, 1)], [item(2, 1, **LARGE)])
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_write_past_the_log_uses_up_what_was_begun_and_refused(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(lazy, accept(1, 1, cbReceiptReference="lost"))
+    with monkeypatch.context() as patched:
+        refuse_to_confirm(patched)
+        thread = threading.Thread(target=lazy.commit, args=(accept(2, 1, **LARGE), None))
+        thread.start()
+        thread.join()
+        with pytest.raises(StoreError, match="the disk reported an error"):
+            lazy.end(accept(1, 1))
+    assert rows(lazy, 1) == []
+    lazy.commit(accept(1, 1))
+    with SqliteStore(died(lazy, path)) as other:
+        assert (rows(other, 1), rows(other, 2)) == ([item(1, 1)], [item(2, 1, **LARGE)])
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_process_that_dies_in_between_has_it_or_has_it_not(lazy: SqliteStore, path: Path) -> None:
+    begin(lazy, accept(1, 1))
+    with SqliteStore(died(lazy, path)) as other:
+        assert rows(other) in ([], [item(1, 1)])
+        other.commit(accept(1, len(rows(other)) + 1))
+    lazy.end(accept(1, 1))
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+def test_where_a_segment_ends_it_is_stored_at_once(lazy: SqliteStore, path: Path) -> None:
+    begin(lazy, accept(1, 1))
+    lazy.end(accept(1, 1))
+    for row in range(2, 3 * PER_SEGMENT):
+        assert lazy.begin(accept(1, row))
+        lazy.end(accept(1, row))
+    with SqliteStore(died(lazy, path)) as other:
+        assert [row.ftQueueRow for row in rows(other)] == list(range(1, 3 * PER_SEGMENT))
+    lazy.close()
+
+
+def test_a_slow_disk_is_waited_for(lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy.commit(accept(1, 1))
+    monkeypatch.setattr(blockfile.BlockFile, "can_begin", False)
+    assert not lazy.begin(accept(1, 2))
+    lazy.end(accept(1, 2))
+    lazy.commit(accept(1, 2))
+    assert rows(lazy) == [item(1, 1), item(1, 2)]
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize(
+    "what",
+    [accept(1, 7), change(scus=[scu()]), accept(1, 1, **LARGE)],
+    ids=["not the next row", "past the log", "large"],
+)
+def test_what_does_not_go_into_the_log_is_not_begun(lazy: SqliteStore, what: Change) -> None:
+    lazy.commit(accept(9, 1))
+    assert not lazy.begin(what)
+    lazy.commit(accept(1, 1))
+    lazy.close()
 
 
 def test_a_closed_store_accepts_nothing(path: Path) -> None:

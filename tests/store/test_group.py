@@ -20,6 +20,7 @@ from fiskal.store import SqliteStore, commitlog, sqlite
 from fiskal.store.commitlog import CommitLog
 from fiskal.store.group import GroupCommit
 from fiskal.store.writer import Writer
+from tests.support.disk import has_flights
 
 
 class Way:
@@ -198,21 +199,55 @@ def test_an_interrupt_inside_a_long_transaction_leaves_none_open(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals between threads")
-def test_real_interrupts_leave_nobody_hanging(path: Path) -> None:
+@pytest.mark.parametrize("way", ["past the log", "into the log", "begun and ended"])
+def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
     script = textwrap.dedent(
         """
         import random, signal, sys, threading, time
         sys.path[:0] = [sys.argv[2]]
-        from rows import accepted, guid
+        from rows import accepted, change, item, queue
         from fiskal.store import SqliteStore
+        from fiskal.store.blockfile import BlockFile
         store = SqliteStore(sys.argv[1])
-        signal.signal(signal.SIGUSR1, signal.default_int_handler)
+        way = sys.argv[3]
+        if way != "past the log":
+            store.commit(change(queues=[queue(number, 0) for number in range(5)]))
+            accepted = lambda number, row: change(items=[item(number, row)])
+        BlockFile.can_begin = property(lambda file: file._flight is not None)
+        begun = 0
+        def commit(number, row):
+            global begun
+            made = accepted(number, row)
+            if way != "begun and ended":
+                store.commit(made)
+                return
+            try:
+                if store.begin(made):
+                    begun += 1
+                else:
+                    store.commit(made)
+            finally:
+                while True:
+                    try:
+                        store.end(made)
+                    except KeyboardInterrupt:
+                        continue
+                    break
+        armed = False
+        def interrupt(*_):
+            global armed
+            if armed:
+                armed = False  # the next one waits until this one was caught
+                raise KeyboardInterrupt
+        signal.signal(signal.SIGUSR1, interrupt)
         stop = threading.Event()
         done = [0] * 5
         def work(number):
             while not stop.is_set():
-                store.commit(accepted(number, done[number] + 1))
+                commit(number, done[number] + 1)
                 done[number] += 1
+                if way == "begun and ended":
+                    time.sleep(random.random() * 0.01)  # now and then nobody else is there
         threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
         for thread in threads: thread.start()
         me = threading.main_thread().ident
@@ -224,27 +259,33 @@ def test_real_interrupts_leave_nobody_hanging(path: Path) -> None:
         shooter = threading.Thread(target=shoot)
         row = interrupts = 0
         started = False
+        known = True
         while not stop.is_set():
             try:
+                armed = True
                 if not started:
                     started = True
                     shooter.start()
+                if not known:
+                    row = sum(1 for _ in store.iter_items_by_row(0))
+                    known = True
                 row += 1
-                store.commit(accepted(0, row))
+                commit(0, row)
                 done[0] = row
             except KeyboardInterrupt:
                 interrupts += 1
+                known = False
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         for thread in threads: thread.join(20); assert not thread.is_alive(), "hanging"
         for number in range(1, 5):
             rows = [found.item.ftQueueRow for found in store.iter_items_by_row(number)]
             assert rows == list(range(1, done[number] + 1)), number
         store.close()
-        print("interrupts", interrupts)
+        print("interrupts", interrupts, "begun", begun)
         """
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path), str(Path(__file__).parent)],
+        [sys.executable, "-c", script, str(path), str(Path(__file__).parent), way],
         capture_output=True,
         text=True,
         timeout=90,
@@ -252,6 +293,8 @@ def test_real_interrupts_leave_nobody_hanging(path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) > 10
+    if way == "begun and ended" and has_flights(path):
+        assert int(done.stdout.split()[3]) > 10
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")

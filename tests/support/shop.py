@@ -123,7 +123,25 @@ class FaultyScu:
             self.scu.close()
 
 
-class DyingStore:
+class LateStore:
+    """Commits what was begun when it is ended, which is the latest that a disk may."""
+
+    _begun: Change | None = None
+
+    def commit(self, change: Change) -> None:
+        raise NotImplementedError
+
+    def begin(self, change: Change) -> bool:
+        self._begun = change
+        return True
+
+    def end(self, change: Change) -> None:
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            self.commit(begun)
+
+
+class DyingStore(LateStore):
     """A store that lets so many commits through and fails every later one, as a dying disk would."""
 
     def __init__(self, store: Any, commits: int, error: BaseException) -> None:
