@@ -35,17 +35,17 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Count one duration; a negative one, as a clock that was put back makes it, counts as 0."""
-        self.record_us(round(seconds * 1e6))
-
-    def record_us(self, us: int) -> None:
-        """Count one duration in microseconds."""
-        us = max(us, 0)
+        us = max(round(seconds * 1e6), 0)
         shift = us.bit_length() - _PRECISION_BITS
         slot = us if shift <= 0 else shift * _HALF + (us >> shift)
         counts = self._counts
         counts[slot] = counts.get(slot, 0) + 1
         self._sum_us += us
         self.count += 1
+
+    def record_us(self, us: int) -> None:
+        """Count one duration in microseconds."""
+        self.record(us / 1e6)
 
     def merge(self, other: Histogram) -> None:
         """Add everything that ``other`` has counted. Another thread may go on recording there."""

@@ -1,15 +1,27 @@
 """Changes in the form the commit log keeps them in, and which of them may go there.
 
 What goes into the commit log is answered before the database has it, so nothing may go there that the database
-could refuse. What the columns ask for is checked here, row by row; what depends on other rows, in
-:mod:`fiskal.store.heads`.
+could refuse. So the rows that the database gets are those that were read back from the bytes in the log, by the types
+of their columns. What depends on other rows is checked in :mod:`fiskal.store.heads`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter, itemgetter
-from typing import Any, Final, get_args, get_type_hints
+from collections.abc import Sequence
+from operator import attrgetter
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    NamedTuple,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 
@@ -22,7 +34,6 @@ from fiskal.store.interface import (
     OpenTransactionRow,
     QueueItemRow,
     QueueRow,
-    Receipt,
     RecoveredRow,
 )
 
@@ -46,9 +57,16 @@ class _Rows(msgspec.Struct, array_like=True, gc=False):
     doubtful_starts_removed: list[Key]
     recovered: list[RecoveredRow]
 
+    # So that the database is brought up to date from it as from any change.
+    export_parts: ClassVar[tuple[()]] = ()
+    exports: ClassVar[tuple[()]] = ()
+    exports_removed: ClassVar[tuple[()]] = ()
+    master_data: ClassVar[tuple[()]] = ()
+    scus: ClassVar[tuple[()]] = ()
+
 
 class Entry:
-    """A change and its bytes in the log."""
+    """A change as it was read back from the log, and its bytes there."""
 
     __slots__ = ("change", "data")
 
@@ -59,78 +77,51 @@ class Entry:
 
 _KEPT: Final = _Rows.__struct_fields__
 
-_INT64: Final = 1 << 63
-_MAX_SHAPES: Final = 4096
+_Int64 = Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+"""What a column of integers takes."""
+
+
+def _limited(hint: Any) -> Any:
+    """A type of :class:`_Rows` with every integer limited to 64 bits."""
+    if hint is int:
+        return _Int64
+    if isinstance(hint, type) and issubclass(hint, tuple):
+        fields = get_type_hints(hint)
+        return NamedTuple(hint.__name__, [(name, _limited(each)) for name, each in fields.items()])
+    parts = get_args(hint)
+    if not parts:
+        return hint
+    if get_origin(hint) is UnionType:
+        return Union[tuple(map(_limited, parts))]  # noqa: UP007  (of types known at run time)
+    return get_origin(hint)[tuple(map(_limited, parts))]
+
+
+_Checked = msgspec.defstruct(
+    "_Checked",
+    [(name, _limited(hint)) for name, hint in get_type_hints(_Rows).items() if name in _KEPT],
+    bases=(_Rows,),
+    array_like=True,
+    gc=False,
+)
 
 _encode: Final = msgspec.msgpack.Encoder().encode
+_check: Final = msgspec.msgpack.Decoder(_Checked).decode
 _decode: Final = msgspec.msgpack.Decoder(list[_Rows]).decode
-
-Shape = tuple[type, ...]
-
-
-class _Check:
-    """What the rows of one list have to be. ``shapes`` are types of whole rows that were found good, each with what
-    takes the integers out of such a row (never none)."""
-
-    __slots__ = ("row_type", "shapes", "types")
-
-    def __init__(self, row_type: Any, types: list[frozenset[type]]) -> None:
-        self.row_type = row_type
-        self.types = types
-        self.shapes: dict[Shape, Callable[[Any], Any]] = {}
-
-    def is_good(self, row: Any) -> bool:
-        """Whether the columns take the row."""
-        if type(row) is not self.row_type:
-            return False
-        shape = tuple(map(type, row))
-        integers = self.shapes.get(shape)
-        if integers is None:
-            if len(shape) != len(self.types) or any(
-                found not in allowed for found, allowed in zip(shape, self.types, strict=True)
-            ):
-                return False
-            places = [place for place, found in enumerate(shape) if found is int]
-            integers = itemgetter(*places, places[0])  # one more, so that it gives a tuple
-            if len(self.shapes) < _MAX_SHAPES:
-                self.shapes[shape] = integers
-        values = integers(row)
-        return bool(max(values) < _INT64 and min(values) >= -_INT64)
-
-
-def _check_of(name: str) -> _Check:
-    (row,) = get_args(get_type_hints(_Rows)[name])
-    if row == Key:
-        return _Check(tuple, [frozenset({int}), frozenset({str})])
-    return _Check(row, _types(row))
-
-
-def _types(row: Any) -> list[frozenset[type]]:
-    return [frozenset(get_args(hint) or (hint,)) for hint in get_type_hints(row).values()]
-
-
-_CHECKS: Final = [_check_of(name) for name in _KEPT]
 _kept: Final = attrgetter(*_KEPT)
 _left_out: Final = attrgetter(*sorted(set(Change.__slots__) - set(_KEPT)))
-_RECEIPT: Final = _Check(Receipt, _types(Receipt))
 
 
 def entry_of(change: Change) -> Entry | None:
     """The entry of a change; None if it holds what does not go into the log, or what a column could refuse."""
     if any(_left_out(change)):
         return None
-    kept = _kept(change)
-    for rows, check in zip(kept, _CHECKS, strict=True):
-        for row in rows:
-            if not check.is_good(row):
-                return None
-    for answer in change.answers:
-        if answer.receipt is not None and not _RECEIPT.is_good(answer.receipt):
-            return None
     try:
-        return Entry(change, _encode(_Rows(*kept)))
-    except UnicodeEncodeError:  # a lone surrogate, which SQLite does not take either
+        data = _encode(_Rows(*_kept(change)))
+        rows = _check(data)
+    except (msgspec.MsgspecError, TypeError, OverflowError, UnicodeEncodeError):
+        # An integer of more bits, a type that no column has, a lone surrogate, which SQLite does not take either.
         return None
+    return Entry(cast(Change, rows), data)
 
 
 def encode_entries(entries: Sequence[Entry]) -> bytes:
@@ -142,10 +133,4 @@ def encode_entries(entries: Sequence[Entry]) -> bytes:
 
 def decode_entries(body: bytes) -> list[Entry]:
     """The entries of a batch. Raises msgspec.MsgspecError."""
-    found = []
-    for rows in _decode(body):
-        change = Change()
-        for name in _KEPT:
-            setattr(change, name, getattr(rows, name))
-        found.append(Entry(change, b""))
-    return found
+    return [Entry(cast(Change, rows), b"") for rows in _decode(body)]
