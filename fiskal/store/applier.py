@@ -53,6 +53,8 @@ class Applier:
         self._gathered = 0
         self._awaited = False
         self._applied = self._writer.sequence()
+        self.direct = self._writer.direct()
+        """The last direct write the database had when it was opened."""
         self._in_doubt = False
         self._error: StoreError | None = None
         """Why the last attempt failed."""

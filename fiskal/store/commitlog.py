@@ -5,7 +5,7 @@ themselves are written, one after the other, into a small file beside the databa
 size. A moment later many changes go into the database together (:mod:`fiskal.store.applier`), which notes how far it
 has come. What it has not when a process dies is read from here when the store is opened next.
 
-The file is a header and two segments. Batches are appended to one segment; when it is full, the other one is
+The file is a header, two segments and a note. Batches are appended to one segment; when it is full, the other one is
 written from its start, after everything in it has reached the database.
 
 ::
@@ -14,13 +14,21 @@ written from its start, after everything in it has reached the database.
     header = magic "FCL1" | u32 CRC-32 of the rest | 16 bytes id of the store | 16 random bytes     (little endian)
     batch  = magic "FCB1" | u32 length of entries | u32 CRC-32 of sequence and entries | u64 sequence
              | entries (MessagePack, an array of changes)
+    note   = magic "FCN1" | u32 CRC-32 of number | u64 number       (the last block; in one sector, so it is never torn)
 
 The sequence grows by one with every batch, so the batches that follow each other are known by it. A batch the
 disk refused to confirm may stand in the file all the same. Before anything else is stored its sequence is used up: the
 database notes it as if it had the batch, which then is never read again.
 
+A direct write, one that goes to the database past the log, is numbered apart from the batches. With a sequence of its
+own it would leave a gap before the batches that others write meanwhile, should the process die before the database
+has it; they would all have to wait for it. Its transaction stores its number in the database, and the note gets that
+number once this is durable, at the latest before the next batch. So a note that is ahead of the database proves the
+database to be an older copy, and a direct write that a crash, the disk or an interrupt kept from its note harms
+nothing.
+
 The random bytes keep a text of the POS from being read as a batch, if a batch that ended there was torn: the CRC
-of a batch continues that of the random bytes.
+of a batch, and of the note, continues that of the random bytes.
 """
 
 from __future__ import annotations
@@ -56,6 +64,10 @@ _HEADER_MAGIC: Final = b"FCL1"
 _BATCH: Final = struct.Struct("<4sIIQ")
 _BATCH_MAGIC: Final = b"FCB1"
 _SEQUENCE: Final = struct.Struct("<Q")
+_NOTE: Final = struct.Struct("<4sIQ")
+_NOTE_MAGIC: Final = b"FCN1"
+_NOTE_AT: Final = BLOCK_BYTES + 2 * SEGMENT_BYTES
+_FILE_BYTES: Final = _NOTE_AT + BLOCK_BYTES
 
 _ADVICE: Final = {
     errno.ENOSPC: "the disk is full; make room, then repeat",
@@ -83,12 +95,13 @@ class _Begun(NamedTuple):
 
 
 class CommitLog:
-    """Writes batches of entries. Not thread-safe, but for :meth:`settle`: its user holds the role of the leader.
+    """Writes batches of entries. Not thread-safe, but for :meth:`settle`, :meth:`note` and :meth:`close`: its user
+    holds the role of the leader.
 
     ``publish`` hears of every batch that is durable, before :meth:`write` returns; ``published`` says whether it
     has heard of a sequence. ``make_room`` returns when everything up to a sequence is in the database; ``use_up``
     when everything below a sequence is, and the database has noted that one too. Both raise StoreError if it cannot.
-    ``sequence`` is that of the last batch the database has.
+    ``sequence`` is that of the last batch the database has, ``direct`` the number of its last direct write.
     """
 
     def __init__(
@@ -96,6 +109,7 @@ class CommitLog:
         path: Path,
         identity: bytes,
         sequence: int,
+        direct: int,
         publish: Callable[[int, Sequence[Entry]], None],
         published: Callable[[int], bool],
         make_room: Callable[[int], None],
@@ -108,7 +122,7 @@ class CommitLog:
         self._make_room = make_room
         self._use_up = use_up
         self._lock = allocate_lock()
-        """Whoever has it decides which sequence is next."""
+        """Whoever has it decides which sequence is next, and writes to the file."""
         self._file: BlockFile | None = None
         self._salt = 0
         self._place = _Place(sequence, 0, 0)
@@ -120,6 +134,10 @@ class CommitLog:
         """The last batch that may stand in the file."""
         self._last = [sequence, sequence]
         """The last batch of each segment."""
+        self.direct = direct
+        """The last direct write the database is known to have. It only ever grows."""
+        self._noted = 0
+        """What the note is known to have. What a dead process left is not: it is written anew with the first batch."""
 
     @property
     def stored(self) -> bool:
@@ -167,7 +185,7 @@ class CommitLog:
         body = encode_entries(entries)
         with self._lock:
             place = self._place
-            if self._file is None or self._tried > place.sequence:
+            if self._file is None or self._tried > place.sequence or self.direct > self._noted:
                 return False
             sequence = place.sequence + 1
             end = place.end + _blocks_of(body)
@@ -203,7 +221,7 @@ class CommitLog:
             except OSError as error:
                 self._failure = _store_error(error, self._path, "write to")
                 self._begun = None
-                self.close()
+                self._close()
                 return
             self._next = begun.place
             self._publish(begun.place.sequence, begun.entries)
@@ -219,6 +237,21 @@ class CommitLog:
                 self._next = None  # an interrupt left it: it is not stored, and never will be
                 self._settle()
 
+    def note(self) -> None:
+        """Note ``direct`` in the file, with a flush. Any thread calls it after a direct write. Never fails: what the
+        disk refuses is made up for before the next batch."""
+        with self._lock:
+            self._land()
+            try:
+                self._note(self._open_file())
+            except (OSError, StoreError) as error:
+                self._close()
+                _log.warning(
+                    "could not note in %s that the journal has changed, which comes before the next receipt: %s",
+                    self._path,
+                    error,
+                )
+
     def _settle(self) -> None:
         if self._tried > self._place.sequence:
             self._use_up(self._tried)
@@ -232,13 +265,14 @@ class CommitLog:
             place = _Place(place.sequence, 1 - place.segment, 0)
             self._make_room(self._last[place.segment])
         try:
-            if self._file is None:
-                self._file, self._salt = _open(self._path, self._identity, self._make_empty)
+            file = self._open_file()
+            if self.direct > self._noted:
+                self._note(file)
             head = self._head(sequence, body)
             self._tried = sequence
-            self._file.store(head, body, _offset(place), alone=len(entries) == 1 and not in_fiber())
+            file.store(head, body, _offset(place), alone=len(entries) == 1 and not in_fiber())
         except OSError as error:
-            self.close()
+            self._close()
             raise _store_error(error, self._path, "write to") from error
         self._next = _Place(sequence, place.segment, place.end + size)
         self._publish(sequence, entries)
@@ -246,12 +280,27 @@ class CommitLog:
     def _head(self, sequence: int, body: bytes) -> bytes:
         return _BATCH.pack(_BATCH_MAGIC, len(body), _checksum(self._salt, sequence, body), sequence)
 
+    def _note(self, file: BlockFile) -> None:
+        number = self.direct
+        file.store(_note(self._salt, number), b"", _NOTE_AT)
+        self._noted = number
+
+    def _open_file(self) -> BlockFile:
+        if self._file is None:
+            self._file, self._salt = _open(self._path, self._identity, self._make_empty)
+        return self._file
+
     def _make_empty(self) -> None:
         """The file was lost or cut: what it held has to be in the database before it is made anew."""
         self._make_room(self._place.sequence)
+        self._noted = 0
 
     def close(self) -> None:
         """Never fails: what mattered was flushed before."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -267,13 +316,21 @@ def _offset(place: _Place) -> int:
     return BLOCK_BYTES + place.segment * SEGMENT_BYTES + place.end
 
 
-def read(path: Path, identity: bytes, applied: int) -> list[tuple[int, list[Entry]]]:
+def read(path: Path, identity: bytes, applied: int, direct: int) -> list[tuple[int, list[Entry]]]:
     """The batches the log at ``path`` holds beyond the sequence ``applied``, in order, without a gap.
 
     A missing file has none; nor has the log of another store, which is left to be written over. Raises StoreError
-    if the file cannot be read, or if batches between ``applied`` and those it holds are missing.
+    if the file cannot be read, if batches between ``applied`` and those it holds are missing, or if it notes a direct
+    write beyond the number ``direct``.
     """
-    found = _batches(path, identity)
+    found, noted = _contents(path, identity)
+    if noted > direct:
+        raise StoreError(
+            f"{path} was last used with a journal that had change {noted} past the log, but the journal beside it"
+            f" ends at change {direct} of these: an older copy of the journal was put in its place. Restore the"
+            " journal that belongs to this log; only if there is none, move the log away to go on without what is"
+            " missing and the receipts in the log"
+        )
     batches: list[tuple[int, list[Entry]]] = []
     for sequence in sorted(each for each in found if each > applied):
         if sequence != applied + len(batches) + 1:
@@ -292,28 +349,43 @@ def read(path: Path, identity: bytes, applied: int) -> list[tuple[int, list[Entr
     return batches
 
 
-def last_sequence(path: Path, identity: bytes) -> int:
-    """The last batch in the log at ``path``, 0 if it has none; another process may write to it. Raises StoreError."""
-    return max(_batches(path, identity), default=0)
+def last_of(path: Path, identity: bytes) -> tuple[int, int]:
+    """The last batch in the log at ``path`` and the direct write it notes, 0 for none; another process may write to
+    it. Raises StoreError."""
+    found, noted = _contents(path, identity)
+    return max(found, default=0), noted
 
 
-def _batches(path: Path, identity: bytes) -> dict[int, bytes]:
-    """The entries of all whole batches in a log, by their sequences; none in the log of another store."""
+def _contents(path: Path, identity: bytes) -> tuple[dict[int, bytes], int]:
+    """The entries of all whole batches in a log, by their sequences, and the direct write it notes; none in the log of
+    another store."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        return {}
+        return {}, 0
     except OSError as error:
         raise _store_error(error, path, "read") from error
     salt = _salt_of(data, identity)
     if salt is None:
         if len(data) >= _HEADER.size and any(data[: _HEADER.size]):
             _log.warning("%s belongs to another store; it is ignored and will be written over", path)
-        return {}
+        return {}, 0
     found: dict[int, bytes] = {}
-    for start in range(BLOCK_BYTES, BLOCK_BYTES + 2 * SEGMENT_BYTES, SEGMENT_BYTES):
+    for start in range(BLOCK_BYTES, _NOTE_AT, SEGMENT_BYTES):
         found.update(_segment(data[start : start + SEGMENT_BYTES], salt))
-    return found
+    return found, _noted(data[_NOTE_AT:], salt)
+
+
+def _noted(data: bytes, salt: int) -> int:
+    """The direct write that a note speaks of; 0 if there is none, as in the logs of older versions."""
+    if len(data) < _NOTE.size:
+        return 0
+    (number,) = _SEQUENCE.unpack_from(data, _NOTE.size - _SEQUENCE.size)
+    return int(number) if data[: _NOTE.size] == _note(salt, number) else 0
+
+
+def _note(salt: int, number: int) -> bytes:
+    return _NOTE.pack(_NOTE_MAGIC, zlib.crc32(_SEQUENCE.pack(number), salt), number)
 
 
 def _segment(data: bytes, salt: int) -> dict[int, bytes]:
@@ -358,15 +430,14 @@ def _open(path: Path, identity: bytes, make_empty: Callable[[], None]) -> tuple[
     """
     file = BlockFile(path, BLOCK_BYTES + MAX_BATCH_BYTES)
     try:
-        size = BLOCK_BYTES + 2 * SEGMENT_BYTES
         salt = _salt_of(os.read(file.fd, _HEADER.size), identity)
-        if salt is None or os.fstat(file.fd).st_size != size:
+        if salt is None or os.fstat(file.fd).st_size != _FILE_BYTES:
             make_empty()
             # The header comes last: without it the file counts as empty.
             os.ftruncate(file.fd, 0)
             zeros = bytes(1 << 16)
-            for at in range(0, size, len(zeros)):
-                file.write(zeros[: size - at], at)
+            for at in range(0, _FILE_BYTES, len(zeros)):
+                file.write(zeros[: _FILE_BYTES - at], at)
             os.fsync(file.fd)
             random = secrets.token_bytes(16)
             salt = zlib.crc32(random)

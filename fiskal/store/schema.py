@@ -217,11 +217,17 @@ def _create_commit_log(db: Database) -> None:
     db.execute("INSERT INTO fiskal_commit_log VALUES (1, 0)")
 
 
+def _number_direct_writes(db: Database) -> None:
+    """Version 5: the number of the last change that was stored past the commit log."""
+    db.execute("ALTER TABLE fiskal_commit_log ADD COLUMN direct INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: Final[tuple[Migration, ...]] = (
     _create_journals,
     _create_journal_de,
     _create_recovery,
     _create_commit_log,
+    _number_direct_writes,
 )
 """Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
 

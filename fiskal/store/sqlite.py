@@ -176,17 +176,24 @@ def _log_path(path: Path) -> Path:
 
 
 class _Direct:
-    """The writing connection for what does not go through the log, opened with the first of it."""
+    """The writing connection for what does not go through the log, opened with the first of it.
+
+    Every attempt has a number of its own, so one that failed is never taken for a later one.
+    """
 
     def __init__(self, log: CommitLog, applier: Applier, open_writer: Callable[[], Writer]) -> None:
         self._log = log
         self._applier = applier
         self._open_writer = open_writer
         self._writer: Writer | None = None
+        self._number = log.direct
 
     @property
     def stored(self) -> bool:
-        return self._writer is not None and self._writer.stored
+        if self._writer is None or not self._writer.stored:
+            return False
+        self._log.direct = self._number  # also if an interrupt kept write from it
+        return True
 
     def forget(self) -> None:
         if self._writer is not None:
@@ -197,7 +204,10 @@ class _Direct:
             self._writer = self._open_writer()
         writer = self._writer
         self._log.settle()
-        self._applier.directly(lambda: writer.write(changes))
+        number = self._number = self._number + 1
+        self._applier.directly(lambda: writer.write(changes, direct=number))
+        self._log.direct = number
+        self._log.note()
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -243,13 +253,14 @@ class SqliteStore:
     def _open_log(self, applier: Applier) -> CommitLog:
         """The commit log, of which the database now has everything."""
         path, identity = _log_path(self.path), self._identity()
-        for sequence, entries in commitlog.read(path, identity, applier.applied):
+        for sequence, entries in commitlog.read(path, identity, applier.applied, applier.direct):
             applier.publish(sequence, entries)
         applier.apply()
         return CommitLog(
             path,
             identity,
             applier.applied,
+            applier.direct,
             applier.publish,
             applier.published,
             applier.make_room,
@@ -339,8 +350,8 @@ class SqliteStore:
         """Wait for the commit that is being written, then close. Later calls raise StoreError."""
         if self._closed:
             return
+        self._direct.close()  # it uses the log
         self._log.close()
-        self._direct.close()
         self._closed = True
         while self._idle_readers:
             self._idle_readers.pop().close()
@@ -708,7 +719,10 @@ class SqliteReader(SqliteStore):
     def _wait_for_log(self) -> None:
         """Give the process that writes the time to bring what is in its log into the database."""
         until = time.monotonic() + LOG_PATIENCE_S
-        last = commitlog.last_sequence(_log_path(self.path), self._identity())
+        last, noted = commitlog.last_of(_log_path(self.path), self._identity())
+        if self._query("SELECT direct FROM fiskal_commit_log")[0][0] < noted:
+            # The note follows the database, so no patience helps.
+            _log.warning("%s is an older copy: its log was last used with a newer one", self.path)
         while self._query("SELECT sequence FROM fiskal_commit_log")[0][0] < last:
             if time.monotonic() > until:
                 _log.warning(

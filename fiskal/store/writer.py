@@ -164,6 +164,7 @@ _TRANSACTIONS: Final = tuple(
 """Rows whose key is their first two columns, which also go away."""
 
 _NOTE_SEQUENCE: Final = "UPDATE fiskal_commit_log SET sequence = ?"
+_NOTE_DIRECT: Final = "UPDATE fiskal_commit_log SET direct = ?"
 
 _RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
 
@@ -255,9 +256,11 @@ class Writer:
         self._finished = False
         self._changes_before = None
 
-    def write(self, changes: Sequence[Change], sequence: int | None = None) -> None:
+    def write(
+        self, changes: Sequence[Change], sequence: int | None = None, *, direct: int | None = None
+    ) -> None:
         """Store all of ``changes`` in order, or nothing, with one flush; note ``sequence`` as the last batch of the
-        commit log that is stored.
+        commit log that is stored, ``direct`` as the last direct write.
 
         Call :meth:`forget` before. BadChange if one of them cannot be stored, StoreError if the disk could
         not take them.
@@ -266,6 +269,8 @@ class Writer:
             plan = _plan(changes)
             if sequence is not None:
                 plan.append((_NOTE_SEQUENCE, [sequence]))
+            if direct is not None:
+                plan.append((_NOTE_DIRECT, [direct]))
             self._execute(plan)
         except DAMAGE as error:
             if isinstance(error, _BAD_CHANGE):
@@ -277,10 +282,17 @@ class Writer:
 
     def sequence(self) -> int:
         """The last batch of the commit log that is stored. Raises StoreError."""
+        return self._noted("sequence")
+
+    def direct(self) -> int:
+        """The number of the last direct write that is stored. Raises StoreError."""
+        return self._noted("direct")
+
+    def _noted(self, column: str) -> int:
         try:
             if self.connection.in_transaction:  # an interrupt left it
                 self.connection.execute("ROLLBACK")
-            found = self.connection.execute("SELECT sequence FROM fiskal_commit_log").fetchone()
+            found = self.connection.execute(f"SELECT {column} FROM fiskal_commit_log").fetchone()
         except DAMAGE as error:
             raise store_error(error, self._path, "read") from error
         if found is None or type(found[0]) is not int:

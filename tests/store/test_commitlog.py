@@ -27,9 +27,12 @@ from rows import (
     completed,
     doubtful,
     error_answer,
+    export,
+    export_part,
     failed,
     guid,
     item,
+    master_data,
     open_transaction,
     queue,
     recovered,
@@ -361,7 +364,7 @@ def test_a_log_that_goes_round_loses_nothing(store: SqliteStore, path: Path) -> 
         store.commit(accept(1, row))
         store.commit(completed(1, row))
     assert store.unanswered_items(9) == [item(9, 1)]
-    size = commitlog.BLOCK_BYTES + 2 * commitlog.SEGMENT_BYTES
+    size = 2 * commitlog.BLOCK_BYTES + 2 * commitlog.SEGMENT_BYTES  # with header and note
     assert log_of(path).stat().st_size == size
     store.commit(accept(1, 2 * per_segment + 10))
     with SqliteStore(died(store, path)) as other:
@@ -753,7 +756,7 @@ def test_an_interrupt_between_the_flush_and_the_note_that_it_happened_stores_it_
 
 def batches_in(path: Path, applied: int = 0) -> list[int]:
     identity = log_of(path).read_bytes()[8:24]
-    return [sequence for sequence, _ in commitlog.read(log_of(path), identity, applied)]
+    return [sequence for sequence, _ in commitlog.read(log_of(path), identity, applied, 99)]
 
 
 def test_a_torn_or_altered_last_batch_is_left_out_whole(lazy: SqliteStore, path: Path) -> None:
@@ -763,7 +766,7 @@ def test_a_torn_or_altered_last_batch_is_left_out_whole(lazy: SqliteStore, path:
     log = log_of(copy)
     whole = log.read_bytes()
     second = commitlog.BLOCK_BYTES * 2
-    end = second + len(whole[second:].rstrip(b"\0"))
+    end = second + len(whole[second : -commitlog.BLOCK_BYTES].rstrip(b"\0"))  # before the note
     random_ = random.Random(3)
     assert batches_in(copy) == [1, 2]
     for _ in range(300):
@@ -870,6 +873,340 @@ def test_an_older_copy_of_the_journal_is_refused(store: SqliteStore, path: Path)
     log_of(copy).unlink()
     with SqliteStore(copy) as old:
         assert rows(old) == [item(1, 1)]
+
+
+# ---- direct writes, which go past the log ---------------------------------------------------------------------
+
+
+PAST_THE_LOG = [
+    pytest.param(change(master_data=[master_data()]), id="master data"),
+    pytest.param(change(scus=[scu()]), id="SCU"),
+    pytest.param(change(exports=[export()], export_parts=[export_part()]), id="export"),
+    pytest.param(change(exports_removed=[guid("export", 1, 1)]), id="no export"),
+    pytest.param(accept(2, 1, **LARGE), id="large"),
+    pytest.param(change(queues=[queue(99)]), id="a queue unknown"),
+]
+
+
+def beside_the_log(older: Path, path: Path) -> Path:
+    """The database of ``older`` with the log of ``path``, in a folder of their own."""
+    folder = older.parent / f"beside {len(list(older.parent.iterdir()))}"
+    folder.mkdir()
+    for file in older.parent.iterdir():
+        if file.is_file():
+            shutil.copy(file, folder / file.name)
+    shutil.copy(log_of(path), log_of(folder / older.name))
+    return folder / older.name
+
+
+def is_refused(older: Path, path: Path) -> bool:
+    """Whether the database of ``older`` is known by the note in the log of ``path`` to be older."""
+    try:
+        SqliteStore(beside_the_log(older, path)).close()
+    except StoreError as error:
+        if "was last used with a journal that had change" not in str(error):
+            raise
+        return True
+    return False
+
+
+@pytest.mark.parametrize("past", PAST_THE_LOG)
+@pytest.mark.parametrize("later", [0, 1])
+def test_an_older_copy_that_lacks_what_went_past_the_log_is_refused(
+    lazy: SqliteStore, path: Path, past: Change, later: int
+) -> None:
+    """The batches of the log follow each other without a gap, and still something is missing."""
+    lazy.commit(accept(1, 1))
+    older = died(lazy, path)
+    lazy.commit(past)
+    for row in range(2, 2 + later):
+        lazy.commit(accept(1, row))
+    assert batches_in(path) == list(range(1, 2 + later))
+    beside = beside_the_log(older, path)
+    log = log_of(beside).read_bytes()
+    for _ in range(2):
+        with pytest.raises(
+            StoreError, match=r"had change 2 .* at change 1 of these: an older copy of the journal"
+        ):
+            SqliteStore(beside)
+    assert log_of(beside).read_bytes() == log
+    log_of(beside).unlink()
+    with SqliteStore(beside) as other:
+        assert rows(other) == []
+    with SqliteStore(died(lazy, path, "newer")) as other:
+        assert [row.ftQueueRow for row in rows(other)] == list(range(1, 2 + later))
+    lazy.close()
+    assert is_refused(older, path)
+
+
+def test_an_older_copy_that_lacks_only_what_is_in_the_log_gets_it(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    lazy.commit(change(master_data=[master_data()]))
+    older = died(lazy, path)
+    lazy.commit(completed(1, 1))
+    lazy.commit(accept(1, 2))
+    with pytest.raises(StoreError, match="cannot be stored"):
+        lazy.commit(change(queues=[queue(1, ftQueueId=guid("queue", 2))]))  # past the log, and refused
+    lazy.commit(completed(1, 2))
+    lazy.close()
+    with SqliteStore(beside_the_log(older, path)) as other:
+        assert [found.answer for found in other.iter_items(1)] == [answer(1, 1), answer(1, 2)]
+        assert other.master_data(1) == master_data()
+
+
+def test_a_crash_between_the_database_and_the_note_harms_nothing(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lazy.commit(accept(1, 1))
+    assert rows(lazy) == [item(1, 1)]
+    older = died(lazy, path)
+    copies = []
+    with monkeypatch.context() as patched:
+        patched.setattr(commitlog.CommitLog, "note", lambda _: copies.append(died(lazy, path, "before")))
+        lazy.commit(change(master_data=[master_data()]))
+    lazy.close()
+    (copy,) = copies
+    assert not is_refused(copy, copy)
+    with SqliteStore(copy) as other:
+        assert (other.master_data(1), rows(other)) == (master_data(), [item(1, 1)])
+        other.commit(accept(1, 2))
+        assert is_refused(older, copy)
+    with SqliteStore(copy) as other:
+        assert rows(other) == [item(1, 1), item(1, 2)]
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_disk_that_refuses_the_note_does_not_refuse_the_change(
+    lazy: SqliteStore,
+    path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    written: bool,
+) -> None:
+    """The database has it. The note is made up for before a receipt that may rely on it."""
+    lazy.commit(accept(1, 1))
+    older = died(lazy, path)
+    with monkeypatch.context() as patched:
+        if written:
+            refuse_to_confirm(patched)
+        else:
+            patched.setattr(blockfile.BlockFile, "store", _refuses(OSError(errno.EIO, "broken")))
+        lazy.commit(change(master_data=[master_data()]))
+        assert "could not note" in caplog.text
+        with SqliteStore(died(lazy, path, "before")) as other:
+            assert other.master_data(1) == master_data()
+        with pytest.raises(StoreError, match="the disk reported an error"):
+            lazy.commit(accept(1, 2, cbReceiptReference="lost"))
+    assert batches_in(path) == [1]  # a receipt was refused with the note it came behind
+    lazy.commit(accept(1, 2))
+    assert is_refused(older, path)
+    copy = died(lazy, path, "after")
+    lazy.close()
+    with SqliteStore(copy) as other:
+        assert (other.master_data(1), rows(other)) == (master_data(), [item(1, 1), item(1, 2)])
+
+
+@pytest.mark.parametrize(
+    "place", [(Writer, "write"), (blockfile.BlockFile, "store")], ids=["database", "note"]
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupted_direct_write_is_noted_if_it_is_stored(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch, place: tuple[type, str], when: str
+) -> None:
+    lazy.commit(accept(1, 1))
+    older = died(lazy, path)
+    original = getattr(*place)
+
+    def interrupted(*arguments: object, **named: object) -> None:
+        is_applier = place[0] is Writer and "direct" not in named
+        if is_applier or when == "after":
+            original(*arguments, **named)
+        if not is_applier:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(*place, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lazy.commit(change(master_data=[master_data()]))
+    stored = lazy.master_data(1) is not None
+    assert stored == ((place[0], when) != (Writer, "before"))
+    assert not is_refused(died(lazy, path, "at once"), path)
+    lazy.commit(accept(1, 2))
+    assert is_refused(older, path) == stored
+    copy = died(lazy, path, "later")
+    with SqliteStore(copy) as other:
+        assert rows(other) == [item(1, 1), item(1, 2)]
+        assert (other.master_data(1) is not None) == stored
+    lazy.commit(change(scus=[scu()]))
+    assert is_refused(older, path)
+    assert is_refused(copy, path)
+    assert not is_refused(died(lazy, path, "last"), path)
+    lazy.close()
+
+
+def test_a_new_log_in_place_of_a_lost_one_is_noted_in(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    assert rows(lazy) == [item(1, 1)]
+    older = died(lazy, path)
+    lazy.commit(change(master_data=[master_data()]))
+    lazy._log._open_writer().close()  # as after an error of the disk
+    log_of(path).unlink()
+    lazy.commit(accept(1, 2))
+    assert batches_in(path, applied=1) == [2]
+    assert is_refused(older, path)
+    copy = died(lazy, path, "later")
+    lazy.close()
+    with SqliteStore(copy) as other:
+        assert rows(other) == [item(1, 1), item(1, 2)]
+
+
+def test_a_damaged_note_is_none(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    lazy.commit(change(master_data=[master_data()]))
+    copy = died(lazy, path)
+    whole = log_of(copy).read_bytes()
+    identity = whole[8:24]
+    assert commitlog.last_of(log_of(copy), identity) == (1, 2)
+    for bit in range(commitlog._NOTE.size * 8):
+        damaged = bytearray(whole)
+        damaged[len(whole) - commitlog.BLOCK_BYTES + bit // 8] ^= 1 << bit % 8
+        log_of(copy).write_bytes(damaged)
+        assert commitlog.last_of(log_of(copy), identity) == (1, 0)
+        assert len(commitlog.read(log_of(copy), identity, 0, 0)) == 1
+    with SqliteStore(copy) as other:
+        other.commit(completed(1, 1))
+        assert commitlog.last_of(log_of(copy), identity) == (2, 2)
+    lazy.close()
+
+
+def test_a_log_and_a_database_from_before_there_were_notes_open(lazy: SqliteStore, path: Path) -> None:
+    lazy.commit(accept(1, 1))
+    lazy.commit(change(master_data=[master_data()]))
+    lazy.commit(completed(1, 1))
+    lazy.commit(accept(1, 2))
+    copy = died(lazy, path)
+    lazy.close()
+    connection = sqlite3.connect(copy, isolation_level=None)
+    connection.execute("ALTER TABLE fiskal_commit_log DROP COLUMN direct")
+    connection.execute("DELETE FROM fiskal_migration WHERE version = 5")
+    connection.close()
+    assert in_database(copy) == 1
+    with log_of(copy).open("r+b") as file:
+        file.truncate(commitlog.BLOCK_BYTES + 2 * commitlog.SEGMENT_BYTES)
+    with SqliteStore(copy) as other:
+        assert rows(other) == [item(1, 1), item(1, 2)]
+        older = died(other, copy, "older")
+        other.commit(completed(1, 2))
+        assert not is_refused(older, copy)
+        other.commit(change(master_data=[master_data(name="New")]))
+        assert is_refused(older, copy)
+    with SqliteStore(copy) as other:
+        assert [found.answer for found in other.iter_items(1)] == [answer(1, 1), answer(1, 2)]
+
+
+def test_every_copy_of_a_busy_store_opens_and_beside_the_last_log_is_whole_or_refused(
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many write into the log and past it, and the disk refuses batches and notes."""
+    random_ = random.Random(12)
+    original, finish = blockfile.BlockFile.store, blockfile.BlockFile.finish
+    fates = [random_.choice(["taken", "taken", "taken", "lost", "not confirmed"]) for _ in range(100_000)]
+    copies: list[tuple[Path, list[int]]] = []
+    sold = [0] * 6
+
+    def store_or_refuse(self: blockfile.BlockFile, *arguments: Any, **options: Any) -> None:
+        fate = fates.pop()
+        if fate != "lost":
+            original(self, *arguments, **options)
+        if fate != "taken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def finish_or_refuse(self: blockfile.BlockFile) -> None:
+        finish(self)
+        if fates.pop() != "taken":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def work(number: int) -> None:
+        while number == 6 and min(sold) < 30:
+            before = list(sold)
+            copies.append((died(store, path, f"copy {len(copies)}"), before))
+            time.sleep(0.02)
+        for row in range(1, 31 if number < 6 else 0):
+            for _ in range(100):
+                try:
+                    # Many in a row go into the log alone, so that some copies lack nothing else.
+                    large = LARGE if row in (number + 1, number + 8) else {}
+                    store.commit(accept(number, row, **large))
+                except StoreError:
+                    continue
+                sold[number] = row
+                break
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blockfile.BlockFile, "store", store_or_refuse)
+        patched.setattr(blockfile.BlockFile, "finish", finish_or_refuse)
+        assert run_threads(work, 7) == []
+        copies.append((died(store, path, "last"), list(sold)))
+    assert sold == [30] * 6
+    store.commit(accept(7, 1))
+    refused = 0
+    for copy, before in copies:
+        beside = beside_the_log(copy, path)
+        try:
+            with SqliteStore(beside) as other:
+                assert [len(rows(other, number)) for number in range(8)] == [30] * 6 + [0, 1]
+        except StoreError as error:
+            refused += 1
+            if "older copy of the journal" not in str(error):
+                raise
+        with SqliteStore(copy) as other:
+            for number in range(6):
+                found = [row.ftQueueRow for row in rows(other, number)]
+                assert found == list(range(1, len(found) + 1))
+                assert len(found) >= before[number]
+    assert 0 < refused < len(copies)
+
+
+def test_the_log_stays_closed_when_a_direct_write_ends_with_the_store(
+    lazy: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Writer.write
+    writing, closing = threading.Event(), threading.Event()
+
+    def write(*arguments: object, **named: object) -> None:
+        if "direct" in named:
+            writing.set()
+            closing.wait(60)
+        original(*arguments, **named)  # type: ignore[arg-type]
+
+    def work(number: int) -> None:
+        if number == 0:
+            lazy.commit(change(master_data=[master_data()]))
+            return
+        writing.wait(60)
+        threading.Timer(0.3, closing.set).start()
+        lazy.close()
+
+    older = died(lazy, path)
+    monkeypatch.setattr(Writer, "write", write)
+    log = lazy._log._open_writer()
+    assert run_threads(work, 2) == []
+    assert log._file is None  # type: ignore[attr-defined]
+    assert is_refused(older, path)
+
+
+def test_who_reads_an_older_copy_is_told(
+    lazy: SqliteStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = died(lazy, path)
+    SqliteReader(older).close()
+    assert "older copy" not in caplog.text
+    lazy.commit(change(master_data=[master_data()]))
+    SqliteReader(path).close()
+    assert "older copy" not in caplog.text
+    SqliteReader(beside_the_log(older, path)).close()
+    assert "is an older copy" in caplog.text
+    lazy.close()
 
 
 def test_an_older_log_changes_nothing(store: SqliteStore, path: Path) -> None:

@@ -55,7 +55,7 @@ class Batches:
         self.writing = threading.Event()
         original = way.writer.write
 
-        def write(writer: Any, batch: Sequence[Any], *sequence: int) -> None:
+        def write(writer: Any, batch: Sequence[Any], *sequence: int, **direct: int) -> None:
             if sequence:  # the applier, which nobody waits for
                 original(writer, batch, *sequence)
                 return
@@ -65,7 +65,7 @@ class Batches:
                     pass
             self.sizes.append(len(batch))
             self.before_write(writer, batch)
-            original(writer, batch)
+            original(writer, batch, **direct)
             self.after_write(writer, batch)
 
         monkeypatch.setattr(way.writer, "write", write)

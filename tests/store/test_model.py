@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ from fiskal.store import (
     commitlog,
 )
 
+
+def direct_writes(path: Path) -> int:
+    """The number of the last change that went past the log."""
+    connection = sqlite3.connect(path)
+    try:
+        return int(connection.execute("SELECT direct FROM fiskal_commit_log").fetchone()[0])
+    finally:
+        connection.close()
+
+
 QUEUES = st.integers(1, 3)
 STAMPS = st.integers(START, START + 6)
 REFERENCES = st.sampled_from(["", "A", "ß"])
@@ -69,6 +80,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.master_data: dict[int, Any] = {}
         self.exports: dict[tuple[int, int], JournalDERow] = {}
         self.parts: dict[tuple[int, int, int], bytes] = {}
+        self.kept: Path | None = None
+        """An older copy of the database."""
 
     def teardown(self) -> None:
         self.store.close()
@@ -209,16 +222,46 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(background=st.booleans())
     def die(self, background: bool) -> None:
         """Go on with the files as they are while the store is open."""
-        folder = self.path.parent / f"life {self.life}"
+        path = self.copied("life")
+        self.store.close()
+        self.path = path
+        self.store = SqliteStore(self.path, background=background)
+
+    def copied(self, name: str) -> Path:
+        """The files as they are, in a folder of their own."""
+        folder = Path(self.directory.name) / f"{name} {self.life}"
         self.life += 1
         folder.mkdir()
         with self.store._applier._lock:
             for file in self.path.parent.iterdir():
                 if file.is_file():
                     shutil.copy(file, folder / file.name)
+        return folder / self.path.name
+
+    @rule()
+    def keep(self) -> None:
+        self.kept = self.copied("kept")
+
+    @precondition(lambda self: self.kept)
+    @rule()
+    def restore(self) -> None:
+        """Go on with an older database and the log of now, if what the older one lacks is all in the log."""
+        assert self.kept is not None
+        path = self.copied("restored")
+        log = path.with_name(path.name + "-commits")
+        for file in path.parent.iterdir():
+            if file != log:
+                file.unlink()
+        for file in self.kept.parent.iterdir():
+            if not file.name.endswith("-commits"):
+                shutil.copy(file, path.parent / file.name)
+        if direct_writes(self.kept) < direct_writes(self.path):
+            with pytest.raises(StoreError, match="older copy of the journal"):
+                SqliteStore(path)
+            return
         self.store.close()
-        self.path = folder / self.path.name
-        self.store = SqliteStore(self.path, background=background)
+        self.path, self.kept = path, None
+        self.store = SqliteStore(self.path)
 
     @rule(no=QUEUES, first=STAMPS, last=st.one_of(STAMPS, st.integers(-4, 0)))
     def ranges(self, no: int, first: int, last: int) -> None:
