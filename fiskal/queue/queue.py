@@ -538,7 +538,8 @@ class Queue:
         """T1: make an accepted request durable, or begin to, if it can be decided meanwhile. Raises StoreError."""
         turn = self._own_turn
         in_turn = False
-        if self._is_plain(request) and not in_fiber():  # a hub has other fibers to run meanwhile
+        # In a fiber not: its hub has others to run meanwhile.
+        if self._store.can_begin and self._is_plain(request) and not in_fiber():
             in_turn = turn is not None and turn.enter_if_free()
             if in_turn or turn is None:
                 self._accepting = change, request

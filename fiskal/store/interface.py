@@ -315,6 +315,10 @@ class Store(Protocol):
         while the caller waits.
         """
 
+    @property
+    def can_begin(self) -> bool:
+        """Whether it is worth trying :meth:`begin`."""
+
     def begin(self, change: Change) -> bool:
         """Begin to make ``change`` durable, and return meanwhile. True: the same thread calls :meth:`end` before
         anything else of the store, and soon. False, and nothing was begun, if that is not possible now."""

@@ -30,8 +30,11 @@ class NullStore:
         if turn is not None and not in_turn:
             turn.__enter__()
 
+    can_begin = False
+    """Nothing takes so long."""
+
     def begin(self, change: Change) -> bool:
-        """Nothing takes so long."""
+        """Nothing is ever begun."""
         return False
 
     def end(self, change: Change) -> None:

@@ -314,11 +314,16 @@ class SqliteStore:
         if entry is None:
             self._heads.forget(change)
 
+    @property
+    def can_begin(self) -> bool:
+        """Nobody else commits, and the disk is made for it."""
+        return self._log.is_free and self._commit_log.can_begin
+
     def begin(self, change: Change) -> bool:
         """Begin to make ``change`` durable and return meanwhile; True: this thread calls :meth:`end` before anything
         else of the store. False, and nothing was begun, if somebody else commits, or the disk or the change is not
         made for it. Raises StoreError as :meth:`commit`."""
-        if not (self._log.is_free and self._commit_log.can_begin):
+        if not self.can_begin:
             return False
         self._applier.before_commit()
         entry = entry_of(change)
@@ -736,6 +741,11 @@ class SqliteReader(SqliteStore):
         if turn is not None and not in_turn:
             turn.__enter__()
         raise StoreError(f"{self.path} is open for reading only")
+
+    @property
+    def can_begin(self) -> bool:
+        """Nothing is ever begun."""
+        return False
 
     def begin(self, change: Change) -> bool:
         """Nothing is ever begun."""

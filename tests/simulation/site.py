@@ -232,6 +232,8 @@ class Way:
 class Disk:
     """The store with a disk that fails, and a process that dies, before and after a commit reached the disk."""
 
+    can_begin = True
+
     def __init__(self, site: Site, store: SqliteStore) -> None:
         self._site = site
         self._store = store

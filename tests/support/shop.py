@@ -126,6 +126,7 @@ class FaultyScu:
 class LateStore:
     """Commits what was begun when it is ended, which is the latest that a disk may."""
 
+    can_begin = True
     _begun: Change | None = None
 
     def commit(self, change: Change) -> None:
