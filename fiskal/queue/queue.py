@@ -127,6 +127,17 @@ _LONG_FLAGS = ReceiptFlag.RECEIPT_REQUEST | ReceiptFlag.FAILED_RECEIPT | Receipt
 
 _LEAVING = frozenset({ReceiptCase.OUT_OF_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH})
 
+_WHERE_THE_QUEUE_IS = frozenset(
+    {
+        ReceiptCase.START_TRANSACTION,
+        ReceiptCase.INITIAL_OPERATION,
+        ReceiptCase.OUT_OF_OPERATION,
+        ReceiptCase.INITIATE_SCU_SWITCH,
+        ReceiptCase.FINISH_SCU_SWITCH,
+    }
+)
+"""What they bring about would be at a TSE that the queue has left: they are never answered with what it signed."""
+
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
 
@@ -529,6 +540,10 @@ class Queue:
                 self._own_turn.leave()
 
     def _answer(self, item: QueueItemRow, request: Prepared, settings: QueueSettings) -> bytes:
+        if self._questions and (question := self._question_elsewhere(item, request)) is not None:
+            text = self._answer_from(item, request, question)
+            if text is not None:
+                return text
         work = self._work(item, request, self._clock(), settings, self._lookups, self._persist_effects)
         first = self._questions.pop(item.request) if work.repeats else None
         try:
@@ -561,13 +576,16 @@ class Queue:
         settings: QueueSettings,
         lookups: Lookups,
         persist: Callable[[Work], None],
+        at: str | None = None,
     ) -> Work:
+        """``at`` is the SCU of a receipt that is not worked through where the queue is."""
         question = self._questions.get(item.request) if self._questions else None
+        scu_id = at or self._state.scu_id
         first = None
         if (
             question is not None
             and question.repeatable
-            and self._state.scu_id in (question.scu, None)  # None: it finishes or voids an SCU switch
+            and scu_id in (question.scu, None)  # None: it finishes or voids an SCU switch
             and self._is_recent(question)
         ):
             first = question.item
@@ -578,7 +596,7 @@ class Queue:
             now,
             self._state,
             self._transactions,
-            self._bound(lookups),
+            self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id),
             settings,
             self._signatures,
             self._clock,
@@ -940,6 +958,12 @@ class Queue:
         if work is None:
             self._interrupt(item, None, "the request is read differently now", recall)
             return
+        if self._question_elsewhere(item, work.request) is not None:
+            # The TSE of the queue hears of it only when the other one is known not to have signed it.
+            message = f"Row {item.ftQueueRow} was interrupted; no TSE was called for it."
+            work.actions.append(interrupted.journal(message, list(self._questions.values())))
+            self._store_error(item, work.request.receipt_case, INTERRUPTED, work, _interrupted)
+            return
         kind: interrupted.Kind | None = None
         try:
             try:
@@ -972,8 +996,9 @@ class Queue:
             self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is completed {what}.")
             self._complete(item, work, outcome)
 
-    def _remembered_work(self, item: QueueItemRow, recall: Recall) -> Work | None:
-        """The work of an item at SCUs that only remember; None if its text is no longer read as it was."""
+    def _remembered_work(self, item: QueueItemRow, recall: Recall, at: str | None = None) -> Work | None:
+        """The work of an item at SCUs that only remember, ``at`` one if not where the queue is; None if its text is
+        no longer read as it was."""
         request = prepare(item.request.encode(), strict=self.settings.process_data_strict)
         if request.request_hash_base64 != item.requestHash:
             return None
@@ -991,7 +1016,7 @@ class Queue:
             scu_max_retries=1,
             scu_timeout_ms=max(1, int(recall.deadline.remaining() * 1000)),
         )
-        return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep)
+        return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep, at)
 
     def _interrupt(
         self,
@@ -1044,6 +1069,87 @@ class Queue:
         self._keep_left(work, first)
         message = "An interrupted receipt was sent again; the TSE knows it by its first queue item."
         work.actions.append(interrupted.journal(message, list(self._questions.values())))
+
+    def _question_elsewhere(self, item: QueueItemRow, request: Prepared) -> Question | None:
+        """What is known of this receipt if it was interrupted at a TSE that the queue has left since, and the TSE of
+        the queue would be asked to sign it now."""
+        question = self._questions.get(item.request)
+        state = self._state
+        case = request.receipt_case & CASE_MASK
+        if (
+            question is None
+            or not question.repeatable
+            or state.scu_id in (question.scu, None)
+            or not state.active
+            or (state.fail_count and case not in modes.EXEMPT_FROM_FAILED_MODE)
+            or case in _WHERE_THE_QUEUE_IS
+            or not self._is_recent(question)
+        ):
+            return None
+        return question
+
+    def _answer_from(self, item: QueueItemRow, request: Prepared, question: Question) -> bytes | None:
+        """Answer a receipt with what a TSE signed that the queue has left since.
+
+        None if that has not signed it, which is durable then: from here on the receipt is a new one. Raises
+        ReceiptRejected if nobody can know, or no answer can be made of it; StoreError.
+        """
+        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S), carries_on=False)
+        work = self._work(
+            item, request, item.ftQueueMoment, self.settings, self._lookups, _keep, question.scu
+        )
+        try:
+            if self._lookups.binding(question.scu) is None:
+                raise interrupted.Undecidable("that SCU is no longer configured")
+            work = self._remembered_work(item, recall, question.scu) or work
+            outcome = None
+            try:
+                outcome = self._decide(work)
+            except interrupted.NotExecuted:
+                pass
+            if outcome is None or not interrupted.signed_itself(work.calls):
+                self._give_up(item, work, question, recall)
+                return None
+        except interrupted.Undecidable as error:
+            work.effects.clear()
+            work.actions.clear()
+            return self._reject(item, work, _signed_elsewhere(question, str(error)))
+        except StoreError:
+            self._stale = True
+            raise
+        except Exception as error:
+            work.effects.clear()
+            return self._reject(item, work, error)
+        except BaseException:
+            self._stale = True
+            raise
+        del self._questions[item.request]
+        self._note_repetition(work, question)
+        return self._complete(item, work, outcome)
+
+    def _give_up(self, item: QueueItemRow, work: Work, question: Question, recall: Recall) -> None:
+        """The TSE that the queue has left has not signed a receipt: end what it has begun of it. Raises Undecidable,
+        also if it had signed it after all; StoreError."""
+        own = recall.own(work)
+        if own is not None and own.signed:
+            number = own.start.transaction_number
+            raise interrupted.Undecidable(f"no answer can be made of its transaction {number}")
+        found = [f"SCU {question.scu} had not signed queue item {question.item}, which is begun anew."]
+        left = None
+        if own is not None and own.is_open:
+            number = own.start.transaction_number
+            try:
+                found.append(recall.close_orphan(work, number))
+            except ScuError as error:
+                found.append(f"Transaction {number} stays open: {error}")
+                left = msgspec.structs.replace(question, kind=interrupted.Kind.LEFT)
+        del self._questions[item.request]
+        if left is not None:
+            self._questions[question.item] = left
+        change = Change()
+        entry = interrupted.journal(" ".join(found), list(self._questions.values()), question.item)
+        change.actions += self._action_rows([entry], question.item, self._clock())
+        self._commit(change)
 
     def _move_on(self, work: Work) -> None:
         """The transaction of the first item is closed: what the TSE signs from here on, it signs for this one."""
@@ -1330,6 +1436,15 @@ def _note_begun(work: Work, own: Own | None) -> bool:
         return False
     work.note_open(f"{work.reference}#{number}", own.start, implicit=True)
     return True
+
+
+def _signed_elsewhere(question: Question, reason: str) -> ReceiptRejected:
+    return ReceiptRejected(
+        "SIGNED_ELSEWHERE",
+        f"This receipt was interrupted at SCU {question.scu}, which the queue has left since, and may have been signed "
+        f"there: {reason}",
+        hint="Send it again when that SCU answers, or with the flag for late signing (0x0000000000010000).",
+    )
 
 
 def _keep(work: Work) -> None:

@@ -5,11 +5,11 @@
 Every case draws what the queue has behind it (nothing, a lost start, an open transaction, an orphan, failed mode), a
 receipt (sales, an order, a zero receipt, closings), a fault of the TSE in it, and where the process dies over it:
 before or after a call of the TSE, or at a commit. The host starts again, with its TSE or without; other receipts come
-in between; the receipt is sent again and may die once more, until it is answered or was
+in between, or a switch to another TSE; the receipt is sent again and may die once more, until it is answered or was
 refused twice. A zero receipt and a closing follow.
 
-Then the receipt must be signed once at most, and exactly once if its answer says so; nothing may be open
-at the TSE or in the tables of the queue, and the journal must verify. One process does it all and one seed decides
+Then the receipt must be signed once at most, over all TSEs, and exactly once if its answer says so; nothing may be open
+at the TSE of the queue or in its tables, and the journal must verify. One process does it all and one seed decides
 everything, so a seed repeats its case.
 """
 
@@ -38,6 +38,7 @@ from fiskal.queue import interrupted
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
 from fiskal.scu.software import log as records
 from fiskal.tse.logmessage import parse
+from tests.queue.test_switch import CLIENT_ONLY, FINISH, FORCE, INITIATE, two_scus
 from tests.simulation.site import memory_folder
 from tests.support.shop import DE, DyingStore, FaultyScu, Shop
 
@@ -177,12 +178,21 @@ def _open_and_end(shop: Shop) -> None:
     _quietly(lambda: shop.sale("X", flow="explicit"))
 
 
+def _switch(shop: Shop) -> None:
+    """To the other TSE; there is no way back."""
+    if shop.row.ftSignaturCreationUnitDEId == shop.scu_id:
+        shop.send(INITIATE | FORCE | CLIENT_ONLY | BYPASS_TAR_EXPORT, "SW-1")
+    if shop.row.ftSignaturCreationUnitDEId is None:
+        shop.send(FINISH | BYPASS_TAR_EXPORT, "SW-2")
+
+
 BETWEEN: dict[str, Callable[[Shop], Any]] = {
     "nothing": lambda shop: None,
     "sale": lambda shop: shop.sale("S-9"),
     "start": lambda shop: shop.send(0x08, "X"),
     "start and finish": _open_and_end,
     "a sale without TSE": _unplugged,
+    "switch": _switch,
 }
 
 
@@ -249,16 +259,17 @@ class _Doomed:
 
 @contextmanager
 def _doomed(shop: Shop, fault: Fault | None, death: Moment) -> Iterator[None]:
-    """The receipt in this block may die, or meet a fault, at the TSE."""
-    real = shop.tse.scu
-    shop.tse.scu = _Doomed(real, fault, death)  # type: ignore[assignment]
+    """The receipt in this block may die, or meet a fault, at the TSE that the queue is at."""
+    tse = shop.tses[shop.row.ftSignaturCreationUnitDEId or shop.scu_id]
+    real = tse.scu
+    tse.scu = _Doomed(real, fault, death)  # type: ignore[assignment]
     if death.call == COMMIT:
         queue = shop.middleware.queue(shop.queue_id)
         queue._store = DyingStore(queue._store, death.number, Death())  # type: ignore[assignment]
     try:
         yield
     finally:
-        shop.tse.scu = real
+        tse.scu = real
 
 
 def _unplug(tse: FaultyScu) -> None:
@@ -274,7 +285,8 @@ def _die(shop: Shop, case: Case, death: Moment, fault: Fault | None) -> tuple[bo
     except Death:
         shop.close()
         shop.open(_unplug if case.later else None)
-        shop.tse.calm()
+        for each in shop.tses.values():
+            each.calm()
         return True, None
     if death.call == COMMIT:
         shop.reopen()  # the store that would have died is still in the queue
@@ -305,7 +317,7 @@ def play(case: Case, folder: Path) -> Result:
         mock.patch.object(interrupted, "RUNNING_S", PATIENCE_S),
         mock.patch("fiskal.host.middleware.START_UP_S", PATIENCE_S),
     ):
-        shop = Shop(folder)
+        shop = Shop(folder, prepare=two_scus)
         try:
             SETUPS[case.setup](shop)
             shop.tse.calm()
@@ -325,14 +337,15 @@ def play(case: Case, folder: Path) -> Result:
 
 
 def _times_signed(shop: Shop) -> int:
-    """How often the TSE finished a transaction for the receipt that died, and not as aborted."""
+    """How often any TSE finished a transaction for the receipt that died, and not as aborted."""
     rows = shop.middleware.store.iter_items_by_row(shop.row.queue_no)
     items = {stored.item.ftQueueItemId for stored in rows if stored.item.cbReceiptReference == KEY}
     return sum(
         record.op == records.OP_FINISH
         and record.queue_item_id in items
         and (parse(record.message).process_data or b"").decode() != ABORTED_TRANSACTION
-        for record in shop.tse.scu._driver._log.records()  # type: ignore[attr-defined]
+        for tse in shop.tses.values()
+        for record in tse.scu._driver._log.records()  # type: ignore[attr-defined]
     )
 
 
@@ -348,7 +361,8 @@ def _find_violation(shop: Shop, heard: Any) -> str | None:
     closed = _quietly(lambda: shop.send(0x07 | BYPASS_TAR_EXPORT, "FINAL"))
     if isinstance(closed, FiskalError) or closed["ftState"] != DE:
         return f"the last closing got: {closed}"
-    left = shop.open_on_tse()
+    tse = shop.tses[shop.row.ftSignaturCreationUnitDEId]
+    left = tse.scu.get_tse_info().current_started_transaction_numbers
     if left:
         return f"the transactions {left} are left open"
     if shop.open_references():

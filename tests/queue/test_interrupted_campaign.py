@@ -43,12 +43,17 @@ def orphans_are_left(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recall, "close_orphan", lambda self, work, number: "left")
 
 
+def a_tse_that_was_left_is_not_asked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Queue, "_question_elsewhere", lambda self, item, request: None)
+
+
 @pytest.mark.parametrize(
     ("mutate", "found"),
     [
         (nothing_is_known_to_be_its_own, r"signed \d times|left open"),
         (undecided_receipts_are_forgotten, r"signed \d times"),
         (orphans_are_left, "left open"),
+        (a_tse_that_was_left_is_not_asked, r"signed \d times"),
     ],
     ids=lambda each: getattr(each, "__name__", None),
 )
