@@ -20,6 +20,8 @@ flow, not signed
 zero receipt or closing, signed itself, but  ``interrupted``; what it did to other transactions stands, and
 not all it had to do beside it was done      the next one goes on
 nothing was executed                         ``interrupted``
+anything, but an update reads the stored     ``interrupted``; what it had begun is closed
+text as another request
 the SCU cannot be asked in time, or keeps    ``interrupted``, and the item is remembered as *undecided*
 no record
 ===========================================  ==============================================================

@@ -44,7 +44,6 @@ from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
     SignaturItem,
-    decode_request,
     encode_request,
     encode_response,
 )
@@ -134,6 +133,7 @@ _WHERE_THE_QUEUE_IS = frozenset(
         ReceiptCase.OUT_OF_OPERATION,
         ReceiptCase.INITIATE_SCU_SWITCH,
         ReceiptCase.FINISH_SCU_SWITCH,
+        ReceiptCase.MIGRATION,
     }
 )
 """What they bring about would be at a TSE that the queue has left: they are never answered with what it signed."""
@@ -580,12 +580,11 @@ class Queue:
     ) -> Work:
         """``at`` is the SCU of a receipt that is not worked through where the queue is."""
         question = self._questions.get(item.request) if self._questions else None
-        scu_id = at or self._state.scu_id
         first = None
         if (
             question is not None
             and question.repeatable
-            and scu_id in (question.scu, None)  # None: it finishes or voids an SCU switch
+            and (at or self._state.scu_id) in (question.scu, None)  # None: it finishes or voids an SCU switch
             and self._is_recent(question)
         ):
             first = question.item
@@ -596,7 +595,7 @@ class Queue:
             now,
             self._state,
             self._transactions,
-            self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id),
+            self._bound(lookups, at),
             settings,
             self._signatures,
             self._clock,
@@ -607,9 +606,10 @@ class Queue:
             self._export_now,
         )
 
-    def _bound(self, lookups: Lookups) -> ScuBinding:
-        """The SCU the queue is connected to; one that is never reached while it has none."""
-        scu_id = self._state.scu_id
+    def _bound(self, lookups: Lookups, at: str | None = None) -> ScuBinding:
+        """The SCU ``at``, by default the one the queue is connected to; one that is never reached while it has
+        none."""
+        scu_id = at or self._state.scu_id
         return self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id)
 
     def _client(self, binding: ScuBinding, settings: QueueSettings) -> ScuClient:
@@ -811,7 +811,7 @@ class Queue:
         item: QueueItemRow,
         receipt_case: int,
         message: str,
-        work: Work | None,
+        work: Work,
         make: Callable[[int, str], SignaturItem],
     ) -> str:
         """Answer an item with the error state: it keeps its row, but gets no number and no place in the
@@ -828,17 +828,17 @@ class Queue:
             AnswerRow(
                 item.queue_no,
                 item.ftQueueRow,
-                now if work is None else work.now,
+                work.now,
                 now,
                 text,
                 _hash_text(text),
                 now,
-                None if work is None else work.calls,
+                work.calls,
                 None,
             )
         )
         actions = [
-            *([] if work is None else work.actions),
+            *work.actions,
             Action(
                 f"{country | State.ERROR:X}",
                 "An error occurred during receipt processing, resulting in ftState = 0xEEEE_EEEE.",
@@ -848,13 +848,11 @@ class Queue:
         self._stale = True
         state.current_row = item.ftQueueRow
         change.queues.append(state.row(now))
-        if work is not None:
-            work.effects.write(state.queue_no, change)
+        work.effects.write(state.queue_no, change)
         self._commit(change)
-        if work is not None:
-            work.effects.apply(self._transactions)
+        work.effects.apply(self._transactions)
         self._stale = False
-        if work is not None and work.alarms:
+        if work.alarms:
             self._alarm(work)
         return text
 
@@ -955,9 +953,6 @@ class Queue:
     def _recover(self, item: QueueItemRow, recall: Recall) -> None:
         """Answer an interrupted item: with its real answer if that can be known, else as interrupted."""
         work = self._remembered_work(item, recall)
-        if work is None:
-            self._interrupt(item, None, "the request is read differently now", recall)
-            return
         if self._question_elsewhere(item, work.request) is not None:
             # The TSE of the queue hears of it only when the other one is known not to have signed it.
             message = f"Row {item.ftQueueRow} was interrupted; no TSE was called for it."
@@ -967,6 +962,7 @@ class Queue:
         kind: interrupted.Kind | None = None
         try:
             try:
+                _check_text(item, work)
                 outcome = self._decide(work)
             except interrupted.NotExecuted as error:
                 self._interrupt(item, work, str(error), recall, recall.own(work))
@@ -996,12 +992,9 @@ class Queue:
             self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is completed {what}.")
             self._complete(item, work, outcome)
 
-    def _remembered_work(self, item: QueueItemRow, recall: Recall, at: str | None = None) -> Work | None:
-        """The work of an item at SCUs that only remember, ``at`` one if not where the queue is; None if its text is
-        no longer read as it was."""
+    def _remembered_work(self, item: QueueItemRow, recall: Recall, at: str | None = None) -> Work:
+        """The work of an item at SCUs that only remember, ``at`` one if not where the queue is."""
         request = prepare(item.request.encode(), strict=self.settings.process_data_strict)
-        if request.request_hash_base64 != item.requestHash:
-            return None
         question = self._questions.get(item.request)
         asked = item.ftQueueItemId if question is None or not question.repeatable else question.item
         bindings = recall.bindings_for(
@@ -1021,33 +1014,29 @@ class Queue:
     def _interrupt(
         self,
         item: QueueItemRow,
-        work: Work | None,
+        work: Work,
         reason: str,
         recall: Recall,
         own: Own | None = None,
     ) -> None:
         """Give an item its error answer, and close what it left open on the TSE; ``own`` is what it began itself."""
         found = [f"Row {item.ftQueueRow} was interrupted; it has no answer: {reason}."]
-        if work is None:
-            receipt_case = _receipt_case(item)
-        else:
-            receipt_case = work.request.receipt_case
-            signed = work.calls
-            _note_begun(work, own)
-            orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
-            for row in orphans:
-                try:
-                    found.append(recall.close_orphan(work, row.TransactionNumber))
-                except ScuError as error:
-                    found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
-                else:
-                    work.effects.open[row.cbReceiptReference] = None
-            was_signed = interrupted.signed_itself(signed) or (own is not None and own.signed)
-            kind = interrupted.Kind.SIGNED if was_signed else None
-            if signed is not None:
-                found.append(f"The TSE had executed {signed}.")
-            self._note(work, item, kind, " ".join(found))
-        self._store_error(item, receipt_case, INTERRUPTED, work, _interrupted)
+        signed = work.calls
+        _note_begun(work, own)
+        orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
+        for row in orphans:
+            try:
+                found.append(recall.close_orphan(work, row.TransactionNumber))
+            except ScuError as error:
+                found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
+            else:
+                work.effects.open[row.cbReceiptReference] = None
+        was_signed = interrupted.signed_itself(signed) or (own is not None and own.signed)
+        kind = interrupted.Kind.SIGNED if was_signed else None
+        if signed is not None:
+            found.append(f"The TSE had executed {signed}.")
+        self._note(work, item, kind, " ".join(found))
+        self._store_error(item, work.request.receipt_case, INTERRUPTED, work, _interrupted)
 
     def _note(self, work: Work, item: QueueItemRow, kind: interrupted.Kind | None, message: str) -> None:
         """Journal what became of an interrupted item, and remember it if it may be asked for."""
@@ -1101,7 +1090,7 @@ class Queue:
         try:
             if self._lookups.binding(question.scu) is None:
                 raise interrupted.Undecidable("that SCU is no longer configured")
-            work = self._remembered_work(item, recall, question.scu) or work
+            work = self._remembered_work(item, recall, question.scu)
             outcome = None
             try:
                 outcome = self._decide(work)
@@ -1215,8 +1204,8 @@ class Queue:
                 continue
             try:
                 work = self._remembered_work(stored.item, recall)
-                own = None if work is None else recall.own(work)
-                if work is None or own is None or not _note_begun(work, own):
+                own = recall.own(work)
+                if own is None or not _note_begun(work, own):
                     continue
                 message = recall.close_orphan(work, own.start.transaction_number)
             except (ScuError, interrupted.Undecidable) as error:
@@ -1227,15 +1216,16 @@ class Queue:
     def _decide_question(self, key: str, question: Question, recall: Recall) -> bool:
         """False if the TSE does not answer after all."""
         stored = self._store.item(question.item)
-        work = None if stored is None else self._remembered_work(stored.item, recall)
-        if work is None:
+        if stored is None:
             del self._questions[key]
             return True
+        work = self._remembered_work(stored.item, recall)
         found = [f"Queue item {question.item} was undecided."]
         kind: interrupted.Kind | None = None
         closes = True
         try:
             try:
+                _check_text(stored.item, work)
                 self._decide(work)
             except interrupted.NotExecuted as error:
                 found.append(f"It was not signed: {error}.")
@@ -1447,6 +1437,12 @@ def _signed_elsewhere(question: Question, reason: str) -> ReceiptRejected:
     )
 
 
+def _check_text(item: QueueItemRow, work: Work) -> None:
+    """Raises NotExecuted if the stored text would be answered for another request than it was accepted for."""
+    if work.request.request_hash_base64 != item.requestHash:
+        raise interrupted.NotExecuted("the request is read differently now")
+
+
 def _keep(work: Work) -> None:
     """Nothing of a receipt that is worked through once more is durable before its answer is."""
 
@@ -1459,7 +1455,3 @@ def _interrupted(country: int, text: str) -> SignaturItem:
 
 def _hash_text(text: str) -> str:
     return base64.b64encode(sha256(text.encode())).decode()
-
-
-def _receipt_case(item: QueueItemRow) -> int:
-    return decode_request(item.request.encode()).ft_receipt_case
