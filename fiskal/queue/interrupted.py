@@ -39,9 +39,9 @@ item was closed as aborted meanwhile, the receipt begins anew under its own id, 
 it: from then on that item is the one whose calls are repeated. In the same way a POS that sends an item again which
 has been completed, without having asked for the answer, gets that answer, once.
 
-If the queue has left the TSE of the first item meanwhile, that one is asked what it remembers, and executes nothing.
-What it signed is the answer. What it did not sign is signed at the TSE of the queue, which does not hear of the receipt
-before the disk knows that. While nobody can say what it did, the receipt is refused.
+If the queue has left the TSE of the first item meanwhile, that one is asked what it remembers, and ends at most what
+it had begun. What it signed is the answer. What it did not sign is signed at the TSE of the queue, which does not hear
+of the receipt before the disk knows that. While nobody can say what it did, the receipt is refused.
 
 Everything that was found out is written to the action journal, in the commit of the answer it belongs to. The
 entry carries the list of items that still may be asked for, so the newest entry is the whole memory.
