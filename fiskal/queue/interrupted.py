@@ -20,6 +20,8 @@ flow, not signed
 zero receipt or closing, signed itself, but  ``interrupted``; what it did to other transactions stands, and
 not all it had to do beside it was done      the next one goes on
 nothing was executed                         ``interrupted``
+anything, but an update reads the stored     ``interrupted``; what it had begun is closed
+text as another request
 the SCU cannot be asked in time, or keeps    ``interrupted``, and the item is remembered as *undecided*
 no record
 ===========================================  ==============================================================
@@ -36,6 +38,10 @@ under the first item's id: what was executed is fetched, not signed a second tim
 item was closed as aborted meanwhile, the receipt begins anew under its own id, which is noted before the TSE hears of
 it: from then on that item is the one whose calls are repeated. In the same way a POS that sends an item again which
 has been completed, without having asked for the answer, gets that answer, once.
+
+If the queue has left the TSE of the first item meanwhile, that one is asked what it remembers, and ends at most what
+it had begun. What it signed is the answer. What it did not sign is signed at the TSE of the queue, which does not hear
+of the receipt before the disk knows that. While nobody can say what it did, the receipt is refused.
 
 Everything that was found out is written to the action journal, in the commit of the answer it belongs to. The
 entry carries the list of items that still may be asked for, so the newest entry is the whole memory.

@@ -44,7 +44,6 @@ from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
     SignaturItem,
-    decode_request,
     encode_request,
     encode_response,
 )
@@ -126,6 +125,18 @@ _LONG_FLAGS = ReceiptFlag.RECEIPT_REQUEST | ReceiptFlag.FAILED_RECEIPT | Receipt
 """What is asked for with these reads the journal, or is rare."""
 
 _LEAVING = frozenset({ReceiptCase.OUT_OF_OPERATION, ReceiptCase.INITIATE_SCU_SWITCH})
+
+_WHERE_THE_QUEUE_IS = frozenset(
+    {
+        ReceiptCase.START_TRANSACTION,
+        ReceiptCase.INITIAL_OPERATION,
+        ReceiptCase.OUT_OF_OPERATION,
+        ReceiptCase.INITIATE_SCU_SWITCH,
+        ReceiptCase.FINISH_SCU_SWITCH,
+        ReceiptCase.MIGRATION,
+    }
+)
+"""What they bring about would be at a TSE that the queue has left: they are never answered with what it signed."""
 
 NOT_FOUND = b""
 """No answer is empty: the past has none for a request."""
@@ -563,6 +574,10 @@ class Queue:
         self._in_work = request
 
     def _answer(self, item: QueueItemRow, request: Prepared, settings: QueueSettings) -> bytes:
+        if self._questions and (question := self._question_elsewhere(item, request)) is not None:
+            text = self._answer_from(item, request, question)
+            if text is not None:
+                return text
         work = self._work(item, request, self._clock(), settings, self._lookups, self._persist_effects)
         first = self._questions.pop(item.request) if work.repeats else None
         try:
@@ -595,13 +610,15 @@ class Queue:
         settings: QueueSettings,
         lookups: Lookups,
         persist: Callable[[Work], None],
+        at: str | None = None,
     ) -> Work:
+        """``at`` is the SCU of a receipt that is not worked through where the queue is."""
         question = self._questions.get(item.request) if self._questions else None
         first = None
         if (
             question is not None
             and question.repeatable
-            and self._state.scu_id in (question.scu, None)  # None: it finishes or voids an SCU switch
+            and (at or self._state.scu_id) in (question.scu, None)  # None: it finishes or voids an SCU switch
             and self._is_recent(question)
         ):
             first = question.item
@@ -612,7 +629,7 @@ class Queue:
             now,
             self._state,
             self._transactions,
-            self._bound(lookups),
+            self._bound(lookups, at),
             settings,
             self._signatures,
             self._clock,
@@ -624,9 +641,10 @@ class Queue:
             self._export_now,
         )
 
-    def _bound(self, lookups: Lookups) -> ScuBinding:
-        """The SCU the queue is connected to; one that is never reached while it has none."""
-        scu_id = self._state.scu_id
+    def _bound(self, lookups: Lookups, at: str | None = None) -> ScuBinding:
+        """The SCU ``at``, by default the one the queue is connected to; one that is never reached while it has
+        none."""
+        scu_id = at or self._state.scu_id
         return self._no_scu if scu_id is None else lookups.binding(scu_id) or no_scu(scu_id)
 
     def _client(self, binding: ScuBinding, settings: QueueSettings) -> ScuClient:
@@ -828,7 +846,7 @@ class Queue:
         item: QueueItemRow,
         receipt_case: int,
         message: str,
-        work: Work | None,
+        work: Work,
         make: Callable[[int, str], SignaturItem],
     ) -> str:
         """Answer an item with the error state: it keeps its row, but gets no number and no place in the
@@ -845,17 +863,17 @@ class Queue:
             AnswerRow(
                 item.queue_no,
                 item.ftQueueRow,
-                now if work is None else work.now,
+                work.now,
                 now,
                 text,
                 _hash_text(text),
                 now,
-                None if work is None else work.calls,
+                work.calls,
                 None,
             )
         )
         actions = [
-            *([] if work is None else work.actions),
+            *work.actions,
             Action(
                 f"{country | State.ERROR:X}",
                 "An error occurred during receipt processing, resulting in ftState = 0xEEEE_EEEE.",
@@ -865,13 +883,11 @@ class Queue:
         self._stale = True
         state.current_row = item.ftQueueRow
         change.queues.append(state.row(now))
-        if work is not None:
-            work.effects.write(state.queue_no, change)
+        work.effects.write(state.queue_no, change)
         self._commit(change)
-        if work is not None:
-            work.effects.apply(self._transactions)
+        work.effects.apply(self._transactions)
         self._stale = False
-        if work is not None and work.alarms:
+        if work.alarms:
             self._alarm(work)
         return text
 
@@ -973,12 +989,16 @@ class Queue:
     def _recover(self, item: QueueItemRow, recall: Recall) -> None:
         """Answer an interrupted item: with its real answer if that can be known, else as interrupted."""
         work = self._remembered_work(item, recall)
-        if work is None:
-            self._interrupt(item, None, "the request is read differently now", recall)
+        if self._question_elsewhere(item, work.request) is not None:
+            # The TSE of the queue hears of it only when the other one is known not to have signed it.
+            message = f"Row {item.ftQueueRow} was interrupted; no TSE was called for it."
+            work.actions.append(interrupted.journal(message, list(self._questions.values())))
+            self._store_error(item, work.request.receipt_case, INTERRUPTED, work, _interrupted)
             return
         kind: interrupted.Kind | None = None
         try:
             try:
+                _check_text(item, work)
                 outcome = self._decide(work)
             except interrupted.NotExecuted as error:
                 self._interrupt(item, work, str(error), recall, recall.own(work))
@@ -1008,11 +1028,9 @@ class Queue:
             self._note(work, item, kind, f"Row {item.ftQueueRow} was interrupted; it is completed {what}.")
             self._complete(item, work, outcome)
 
-    def _remembered_work(self, item: QueueItemRow, recall: Recall) -> Work | None:
-        """The work of an item at SCUs that only remember; None if its text is no longer read as it was."""
+    def _remembered_work(self, item: QueueItemRow, recall: Recall, at: str | None = None) -> Work:
+        """The work of an item at SCUs that only remember, ``at`` one if not where the queue is."""
         request = prepare(item.request.encode(), strict=self.settings.process_data_strict)
-        if request.request_hash_base64 != item.requestHash:
-            return None
         question = self._questions.get(item.request)
         asked = item.ftQueueItemId if question is None or not question.repeatable else question.item
         bindings = recall.bindings_for(
@@ -1027,38 +1045,34 @@ class Queue:
             scu_max_retries=1,
             scu_timeout_ms=max(1, int(recall.deadline.remaining() * 1000)),
         )
-        return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep)
+        return self._work(item, request, item.ftQueueMoment, settings, lookups, _keep, at)
 
     def _interrupt(
         self,
         item: QueueItemRow,
-        work: Work | None,
+        work: Work,
         reason: str,
         recall: Recall,
         own: Own | None = None,
     ) -> None:
         """Give an item its error answer, and close what it left open on the TSE; ``own`` is what it began itself."""
         found = [f"Row {item.ftQueueRow} was interrupted; it has no answer: {reason}."]
-        if work is None:
-            receipt_case = _receipt_case(item)
-        else:
-            receipt_case = work.request.receipt_case
-            signed = work.calls
-            _note_begun(work, own)
-            orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
-            for row in orphans:
-                try:
-                    found.append(recall.close_orphan(work, row.TransactionNumber))
-                except ScuError as error:
-                    found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
-                else:
-                    work.effects.open[row.cbReceiptReference] = None
-            was_signed = interrupted.signed_itself(signed) or (own is not None and own.signed)
-            kind = interrupted.Kind.SIGNED if was_signed else None
-            if signed is not None:
-                found.append(f"The TSE had executed {signed}.")
-            self._note(work, item, kind, " ".join(found))
-        self._store_error(item, receipt_case, INTERRUPTED, work, _interrupted)
+        signed = work.calls
+        _note_begun(work, own)
+        orphans = [row for row in work.effects.open.values() if row is not None and row.implicit]
+        for row in orphans:
+            try:
+                found.append(recall.close_orphan(work, row.TransactionNumber))
+            except ScuError as error:
+                found.append(f"Transaction {row.TransactionNumber} stays open: {error}")
+            else:
+                work.effects.open[row.cbReceiptReference] = None
+        was_signed = interrupted.signed_itself(signed) or (own is not None and own.signed)
+        kind = interrupted.Kind.SIGNED if was_signed else None
+        if signed is not None:
+            found.append(f"The TSE had executed {signed}.")
+        self._note(work, item, kind, " ".join(found))
+        self._store_error(item, work.request.receipt_case, INTERRUPTED, work, _interrupted)
 
     def _note(self, work: Work, item: QueueItemRow, kind: interrupted.Kind | None, message: str) -> None:
         """Journal what became of an interrupted item, and remember it if it may be asked for."""
@@ -1080,6 +1094,87 @@ class Queue:
         self._keep_left(work, first)
         message = "An interrupted receipt was sent again; the TSE knows it by its first queue item."
         work.actions.append(interrupted.journal(message, list(self._questions.values())))
+
+    def _question_elsewhere(self, item: QueueItemRow, request: Prepared) -> Question | None:
+        """What is known of this receipt if it was interrupted at a TSE that the queue has left since, and the TSE of
+        the queue would be asked to sign it now."""
+        question = self._questions.get(item.request)
+        state = self._state
+        case = request.receipt_case & CASE_MASK
+        if (
+            question is None
+            or not question.repeatable
+            or state.scu_id in (question.scu, None)
+            or not state.active
+            or (state.fail_count and case not in modes.EXEMPT_FROM_FAILED_MODE)
+            or case in _WHERE_THE_QUEUE_IS
+            or not self._is_recent(question)
+        ):
+            return None
+        return question
+
+    def _answer_from(self, item: QueueItemRow, request: Prepared, question: Question) -> bytes | None:
+        """Answer a receipt with what a TSE signed that the queue has left since.
+
+        None if that has not signed it, which is durable then: from here on the receipt is a new one. Raises
+        ReceiptRejected if nobody can know, or no answer can be made of it; StoreError.
+        """
+        recall = Recall(self._lookups.binding, Deadline(interrupted.RUNNING_S), carries_on=False)
+        work = self._work(
+            item, request, item.ftQueueMoment, self.settings, self._lookups, _keep, question.scu
+        )
+        try:
+            if self._lookups.binding(question.scu) is None:
+                raise interrupted.Undecidable("that SCU is no longer configured")
+            work = self._remembered_work(item, recall, question.scu)
+            outcome = None
+            try:
+                outcome = self._decide(work)
+            except interrupted.NotExecuted:
+                pass
+            if outcome is None or not interrupted.signed_itself(work.calls):
+                self._give_up(item, work, question, recall)
+                return None
+        except interrupted.Undecidable as error:
+            work.effects.clear()
+            work.actions.clear()
+            return self._reject(item, work, _signed_elsewhere(question, str(error)))
+        except StoreError:
+            self._stale = True
+            raise
+        except Exception as error:
+            work.effects.clear()
+            return self._reject(item, work, error)
+        except BaseException:
+            self._stale = True
+            raise
+        del self._questions[item.request]
+        self._note_repetition(work, question)
+        return self._complete(item, work, outcome)
+
+    def _give_up(self, item: QueueItemRow, work: Work, question: Question, recall: Recall) -> None:
+        """The TSE that the queue has left has not signed a receipt: end what it has begun of it. Raises Undecidable,
+        also if it had signed it after all; StoreError."""
+        own = recall.own(work)
+        if own is not None and own.signed:
+            number = own.start.transaction_number
+            raise interrupted.Undecidable(f"no answer can be made of its transaction {number}")
+        found = [f"SCU {question.scu} had not signed queue item {question.item}, which is begun anew."]
+        left = None
+        if own is not None and own.is_open:
+            number = own.start.transaction_number
+            try:
+                found.append(recall.close_orphan(work, number))
+            except ScuError as error:
+                found.append(f"Transaction {number} stays open: {error}")
+                left = msgspec.structs.replace(question, kind=interrupted.Kind.LEFT)
+        del self._questions[item.request]
+        if left is not None:
+            self._questions[question.item] = left
+        change = Change()
+        entry = interrupted.journal(" ".join(found), list(self._questions.values()), question.item)
+        change.actions += self._action_rows([entry], question.item, self._clock())
+        self._commit(change)
 
     def _move_on(self, work: Work) -> None:
         """The transaction of the first item is closed: what the TSE signs from here on, it signs for this one."""
@@ -1145,8 +1240,8 @@ class Queue:
                 continue
             try:
                 work = self._remembered_work(stored.item, recall)
-                own = None if work is None else recall.own(work)
-                if work is None or own is None or not _note_begun(work, own):
+                own = recall.own(work)
+                if own is None or not _note_begun(work, own):
                     continue
                 message = recall.close_orphan(work, own.start.transaction_number)
             except (ScuError, interrupted.Undecidable) as error:
@@ -1157,15 +1252,16 @@ class Queue:
     def _decide_question(self, key: str, question: Question, recall: Recall) -> bool:
         """False if the TSE does not answer after all."""
         stored = self._store.item(question.item)
-        work = None if stored is None else self._remembered_work(stored.item, recall)
-        if work is None:
+        if stored is None:
             del self._questions[key]
             return True
+        work = self._remembered_work(stored.item, recall)
         found = [f"Queue item {question.item} was undecided."]
         kind: interrupted.Kind | None = None
         closes = True
         try:
             try:
+                _check_text(stored.item, work)
                 self._decide(work)
             except interrupted.NotExecuted as error:
                 found.append(f"It was not signed: {error}.")
@@ -1368,6 +1464,21 @@ def _note_begun(work: Work, own: Own | None) -> bool:
     return True
 
 
+def _signed_elsewhere(question: Question, reason: str) -> ReceiptRejected:
+    return ReceiptRejected(
+        "SIGNED_ELSEWHERE",
+        f"This receipt was interrupted at SCU {question.scu}, which the queue has left since, and may have been signed "
+        f"there: {reason}",
+        hint="Send it again when that SCU answers, or with the flag for late signing (0x0000000000010000).",
+    )
+
+
+def _check_text(item: QueueItemRow, work: Work) -> None:
+    """Raises NotExecuted if the stored text would be answered for another request than it was accepted for."""
+    if work.request.request_hash_base64 != item.requestHash:
+        raise interrupted.NotExecuted("the request is read differently now")
+
+
 def _keep(work: Work) -> None:
     """Nothing of a receipt that is worked through once more is durable before its answer is."""
 
@@ -1380,7 +1491,3 @@ def _interrupted(country: int, text: str) -> SignaturItem:
 
 def _hash_text(text: str) -> str:
     return base64.b64encode(sha256(text.encode())).decode()
-
-
-def _receipt_case(item: QueueItemRow) -> int:
-    return decode_request(item.request.encode()).ft_receipt_case

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from fiskal.core import prepare
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.queue.receipts.reconcile import DOUBTFUL
@@ -595,3 +596,64 @@ def test_a_stop_ends_what_a_lost_start_left_open(shop: Shop, explicit: bool) -> 
     assert "POS-1" not in json.dumps(shop.tse.scu.get_tse_info().current_client_ids)
     assert shop.middleware.store.failed_starts(shop.row.queue_no) == []
     check(shop, 0)
+
+
+# ---- texts that are read differently after an update --------------------------------------------------
+
+
+@pytest.fixture
+def update(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Gives what an update does: stored texts are read as other requests. Called again, it takes the update back."""
+    updated = False
+
+    def read(text: bytes, **options: Any) -> Any:
+        return prepare(text.replace(b'"T1"', b'"T2"') if updated else text, **options)
+
+    def turn() -> None:
+        nonlocal updated
+        updated = not updated
+
+    monkeypatch.setattr("fiskal.queue.queue.prepare", read)
+    return turn
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["decided at the start", "decided later"])
+@pytest.mark.parametrize("kind", [zero, daily, lambda shop: shop.sale("S")], ids=["zero", "closing", "sale"])
+def test_what_a_receipt_began_that_is_read_differently_is_ended(
+    shop: Shop, update: Callable[[], None], kind: Callable[[Shop], Any], later: bool
+) -> None:
+    shop.tse.fail_after("start_transaction", Death())
+    with pytest.raises(Death):
+        kind(shop)
+    shop.close()
+    own = 2
+    update()
+    shop.open(unplug if later else None)
+    shop.tse.calm()
+    if later:
+        assert shop.open_on_tse() == [own]
+        shop.sale("other")
+    assert shop.open_on_tse() == shop.open_references() == []
+    assert any("is read differently now" in message for message in shop.actions())
+    check(shop, 1)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["decided at the start", "decided later"])
+def test_what_was_signed_of_a_receipt_that_is_read_differently_is_found_when_it_comes_again(
+    shop: Shop, update: Callable[[], None], later: bool
+) -> None:
+    """The POS sends the very text that is stored; only the hash that was stored with it is another one."""
+    shop.tse.fail_after("finish_transaction", Death())
+    with pytest.raises(Death):
+        shop.sale("S")
+    shop.close()
+    update()
+    shop.open(unplug if later else None)
+    shop.tse.calm()
+    if later:
+        shop.sale("other")
+    update()
+    before = signatures(shop)
+    assert shop.sale("S")["ftReceiptIdentification"].endswith("#IT2")
+    assert signatures(shop) == before
+    check(shop, 1)

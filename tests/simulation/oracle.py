@@ -123,6 +123,7 @@ def check(site: Site, books: Books, *, final: bool) -> None:
     messages = {way.scu_id: _messages(way) for way in site.ways}
     scu_of = {item_id: scu for each in modes.values() for item_id, scu in each.scu_of.items()}
     calls = _attribute(site, messages, items, scu_of)
+    _check_signed_once(messages, items)
     for way in site.ways:
         _check_tse(site, way, messages[way.scu_id], calls[way.scu_id], items, modes, final=final)
     site.counts["interrupted"] = sum(
@@ -286,16 +287,23 @@ def _attribute(
     site: Site, messages: dict[str, list[Message]], items: dict[str, Item], scu_of: dict[str, str]
 ) -> dict[str, Calls]:
     """The calls that the items show, by the SCU that executed them: that of the item. Only a zero receipt may also
-    deliver what an earlier one recovered at another TSE."""
+    deliver what an earlier one recovered at another TSE, and a receipt that was sent again what was signed for it at a
+    TSE that the queue has left since."""
     signed = {
-        scu_id: {(each.letter, each.number, each.counter) for each in found}
+        scu_id: {(each.letter, each.number, each.counter): each.item for each in found}
         for scu_id, found in messages.items()
     }
+    same: dict[str, set[str]] = defaultdict(set)
+    for item in items.values():
+        same[item.stored.item.request].add(item.id)
     calls: dict[str, Calls] = {way.scu_id: {} for way in site.ways}
     for item in items.values():
         for call in item.calls:
             places = [scu_of[item.id]] if item.case != ZERO else [scu_of[item.id], *signed]
-            place = next((each for each in places if call in signed[each]), None)
+            ids = same[item.stored.item.request]
+            place = next((each for each in signed if signed[each].get(call) in ids), None) or next(
+                (each for each in places if call in signed[each]), None
+            )
             demand(place is not None, f"no TSE signed {call} of row {item.stored.item.ftQueueRow}")
             assert place is not None
             calls[place][call] = item
@@ -334,10 +342,9 @@ def _check_tse(
 
 
 def _check_once(way: Way, messages: list[Message], items: dict[str, Item]) -> None:
-    """No receipt is signed twice: not for one queue item, and not for one receipt of a register."""
+    """Nothing is signed twice for one queue item."""
     starts: Counter[str] = Counter()
     finishes: Counter[str] = Counter()
-    receipts: Counter[str] = Counter()
     for each in messages:
         item = items.get(each.item)
         demand(item is not None, f"{way.name}: signature {each.counter} was made for no stored item")
@@ -346,11 +353,22 @@ def _check_once(way: Way, messages: list[Message], items: dict[str, Item]) -> No
             starts[each.item] += 1
         elif each.letter == "F" and not each.aborts:
             finishes[each.item] += 1
-            if not item.connects:  # answered with an error when its signature is lost, and then repeated
-                receipts[item.request["cbReceiptMoment"]] += 1
-    for counter, what in ((starts, "started"), (finishes, "finished"), (receipts, "signed")):
+    for counter, what in ((starts, "started"), (finishes, "finished")):
         twice = [key for key, count in counter.items() if count > 1]
         demand(not twice, f"{way.name}: {what} twice: {twice}")
+
+
+def _check_signed_once(messages: dict[str, list[Message]], items: dict[str, Item]) -> None:
+    """No receipt of a register is signed twice, by whatever TSE. The end of a switch may be: it is answered with an
+    error when its signature is lost, and then repeated."""
+    receipts: Counter[str] = Counter()
+    for found in messages.values():
+        for each in found:
+            item = items.get(each.item)
+            if each.letter == "F" and not each.aborts and item is not None and not item.connects:
+                receipts[item.request["cbReceiptMoment"]] += 1
+    twice = [key for key, count in receipts.items() if count > 1]
+    demand(not twice, f"signed twice: {twice}")
 
 
 def _check_finished(way: Way, finish: Message, calls: Calls, items: dict[str, Item]) -> None:

@@ -118,7 +118,7 @@ def interrupted_given_up(patch: Patch) -> None:
     """Every interrupted item gets the error answer, whatever the TSE signed."""
 
     def recover(self: Queue, item: Any, recall: Recall) -> None:
-        self._interrupt(item, None, "given up", recall)
+        self._interrupt(item, self._remembered_work(item, recall), "given up", recall)
 
     patch.setattr(Queue, "_recover", recover)
 
