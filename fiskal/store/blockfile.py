@@ -89,7 +89,7 @@ class BlockFile:
         """
         self._end_flight()
         flight, size = self._flight, _blocks(len(head) + len(body))
-        if flight is None or size > self._max_bytes or not self.can_begin:
+        if flight is None or size > self._max_bytes:
             return False
         self._fill(head, body)
         begun_s = time.monotonic()
@@ -126,7 +126,7 @@ class BlockFile:
         What follows them up to the end of their last block is not defined. ``alone`` says that nobody needs the
         processor meanwhile. Raises OSError.
         """
-        if alone and self.begin(head, body, at):
+        if alone and self.can_begin and self.begin(head, body, at):
             self.finish()
             return
         self._end_flight()

@@ -261,13 +261,18 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
     whole, log_bytes = path.read_bytes(), log.read_bytes()
     chance = random.Random(3)
     said: list[str] = []
-    for page in range(1, len(whole) // 4096):
-        broken = bytearray(whole)
-        broken[page * 4096 : (page + 1) * 4096] = chance.randbytes(4096)
-        path.write_bytes(broken)
+
+    def restore(data: bytes) -> None:
+        """Without what belongs to the file that was there."""
+        path.write_bytes(data)
         log.write_bytes(log_bytes)
         for suffix in ("-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+    for page in range(1, len(whole) // 4096):
+        broken = bytearray(whole)
+        broken[page * 4096 : (page + 1) * 4096] = chance.randbytes(4096)
+        restore(bytes(broken))
         try:
             shop.open()
         except FiskalError as error:
@@ -282,8 +287,7 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
             shop.close()
     assert said
     assert [text for text in said if "damaged" not in text] == []
-    path.write_bytes(whole)
-    log.write_bytes(log_bytes)
+    restore(whole)
     shop.open()
     check(shop)
     shop.close()
