@@ -20,7 +20,6 @@ from bench.shop import basket, host
 from fiskal.pos import ReceiptRequest, decode_response
 from fiskal.scu.signcheck import Mode
 
-
 ROUNDS = 60
 """Short ones, so that what is compared is measured close together: the speed of a shared machine drifts."""
 

@@ -554,7 +554,7 @@ class Queue:
             in_turn = turn is not None and turn.enter_if_free()
             if in_turn or turn is None:
                 self._accepting = change, request
-                if self._store.begin(change):
+                if self._store.begin(change, turn):
                     return
                 self._accepting = None
         self._commit(change, in_turn=in_turn)

@@ -319,9 +319,12 @@ class Store(Protocol):
     def can_begin(self) -> bool:
         """Whether it is worth trying :meth:`begin`."""
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Turn | None = None) -> bool:
         """Begin to make ``change`` durable, and return meanwhile. True: the same thread calls :meth:`end` before
-        anything else of the store, and soon. False, and nothing was begun, if that is not possible now."""
+        anything else of the store, and soon. False, and nothing was begun, if that is not possible now.
+
+        The caller has ``turn``, before and after; it is left if the caller has to wait after all.
+        """
 
     def end(self, change: Change) -> None:
         """Return when what this thread began is durable; at once if it began nothing. Raises StoreError; then

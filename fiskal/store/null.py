@@ -33,7 +33,7 @@ class NullStore:
     can_begin = False
     """Nothing takes so long."""
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Turn | None = None) -> bool:
         """Nothing is ever begun."""
         return False
 

@@ -319,10 +319,11 @@ class SqliteStore:
         """Nobody else commits, and the disk is made for it."""
         return self._log.is_free and self._commit_log.can_begin
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Turn | None = None) -> bool:
         """Begin to make ``change`` durable and return meanwhile; True: this thread calls :meth:`end` before anything
         else of the store. False, and nothing was begun, if somebody else commits, or the disk or the change is not
-        made for it. Raises StoreError as :meth:`commit`."""
+        made for it. The caller has ``turn``, which is left if it has to wait after all. Raises StoreError as
+        :meth:`commit`."""
         if not self.can_begin:
             return False
         self._applier.before_commit()
@@ -334,7 +335,7 @@ class SqliteStore:
                 self._heads.forget(change)
                 return False
             if not self._log.begin(entry, self._commit_log):  # somebody was faster, or a segment is full
-                self._log.commit(entry)
+                self._log.commit(entry, turn)
                 self._applier.nudge()
         except BaseException:
             self._heads.forget(change)
@@ -747,7 +748,7 @@ class SqliteReader(SqliteStore):
         """Nothing is ever begun."""
         return False
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Turn | None = None) -> bool:
         """Nothing is ever begun."""
         return False
 

@@ -50,9 +50,9 @@ class Watched(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Any = None) -> bool:
         self.seen.append("begin")
-        return super().begin(change)
+        return super().begin(change, turn)
 
     def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
         error, self.error = self.error, None

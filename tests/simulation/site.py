@@ -249,7 +249,7 @@ class Disk:
         self._store.commit(change, turn, in_turn=in_turn)
         self._after()
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Any = None) -> bool:
         """What is begun is stored at once or when it is ended; who dies in between knows neither."""
         self._before()
         self._begun = change

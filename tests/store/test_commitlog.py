@@ -1315,6 +1315,38 @@ def test_others_wait_until_it_is_ended(lazy: SqliteStore) -> None:
 
 
 @pytest.mark.usefixtures("fast")
+def test_who_cannot_begin_after_all_leaves_the_turn_while_it_waits(
+    lazy: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody leads already, and waits for the turn before he writes for both."""
+    begin(lazy, accept(1, 1))
+    lazy.end(accept(1, 1))
+    turn = Turn()
+    turn.__enter__()
+    leader = threading.Thread(target=lazy.commit, args=(accept(2, 1), turn), kwargs={"in_turn": False})
+    leader.start()
+    while not lazy._log._role:
+        time.sleep(0.001)
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteStore, "can_begin", True)
+        done = []
+
+        def sell() -> None:
+            done.append(lazy.begin(accept(3, 1), turn))
+            lazy.end(accept(3, 1))
+            turn.leave()
+
+        other = threading.Thread(target=sell, daemon=True)
+        other.start()
+        other.join(60)
+    assert done == [True], "a caller was left hanging"
+    leader.join()
+    turn.leave()  # the leader's
+    assert (rows(lazy, 2), rows(lazy, 3)) == ([item(2, 1)], [item(3, 1)])
+    lazy.close()
+
+
+@pytest.mark.usefixtures("fast")
 def test_a_write_past_the_log_waits_for_what_was_begun(lazy: SqliteStore, path: Path) -> None:
     begin(lazy, accept(1, 1))
     thread = threading.Thread(target=lazy.commit, args=(accept(2, 1, **LARGE), None))

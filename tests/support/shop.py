@@ -132,7 +132,7 @@ class LateStore:
     def commit(self, change: Change) -> None:
         raise NotImplementedError
 
-    def begin(self, change: Change) -> bool:
+    def begin(self, change: Change, turn: Any = None) -> bool:
         self._begun = change
         return True
 
