@@ -127,10 +127,8 @@ class LateStore:
     """Commits what was begun when it is ended, which is the latest that a disk may."""
 
     can_begin = True
+    commit: Callable[..., None]
     _begun: Change | None = None
-
-    def commit(self, change: Change) -> None:
-        raise NotImplementedError
 
     def begin(self, change: Change, turn: Any = None) -> bool:
         self._begun = change
