@@ -72,11 +72,3 @@ int64_t fk_flight_land(fk_flight *flight, int64_t patience_ns)
     flight->under_way = 0;
     return found == 1 ? (int64_t)event.res : failed();
 }
-
-void fk_flight_close(fk_flight *flight)
-{
-    if (flight->context != 0)
-        syscall(SYS_io_destroy, (aio_context_t)flight->context);
-    flight->context = 0;
-    flight->under_way = 0;
-}

@@ -14,7 +14,7 @@
 /* cffi:begin */
 
 typedef struct fk_flight {
-    uint64_t context; /* of io_setup(2); 0 when it is closed */
+    uint64_t context; /* of io_setup(2); the system takes it back when the process ends */
     int under_way;    /* the system has a write, and its memory */
 } fk_flight;
 
@@ -29,9 +29,6 @@ int fk_flight_begin(fk_flight *flight, int fd, const void *data, size_t size, in
  * half a write to a fast disk. Every thread that can use it gets it in between, those of the kernel among them that
  * complete the write. */
 int64_t fk_flight_land(fk_flight *flight, int64_t patience_ns);
-
-/* Wait for what is under way and give everything back. Can be repeated. */
-void fk_flight_close(fk_flight *flight);
 
 /* cffi:end */
 

@@ -94,6 +94,19 @@ def test_closing_waits_and_can_be_repeated(flight: Flight, memory: mmap.mmap, fd
         flight.begin(fd, PAGE, 0)
 
 
+def test_what_was_closed_is_used_again(flight: Flight, memory: mmap.mmap, fd: int) -> None:
+    contexts = set()
+    for number in range(20):
+        other = Flight(memory)
+        contexts.add(other._state.context)
+        memory[:1] = b"%d" % (number % 10)
+        other.begin(fd, PAGE, 0)
+        other.close()
+        assert os.pread(fd, 1, 0) == memory[:1]
+    assert len(contexts) == 1
+    assert flight._state.context not in contexts
+
+
 def test_a_system_without_them_says_so(memory: mmap.mmap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flights, "_opened", None)
     with pytest.raises(OSError, match=os.strerror(errno.ENOSYS)):

@@ -226,13 +226,15 @@ def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
                     begun += 1
                 else:
                     store.commit(made)
-            finally:
+                store.end(made)
+            except KeyboardInterrupt:
                 while True:
                     try:
                         store.end(made)
                     except KeyboardInterrupt:
                         continue
                     break
+                raise
         armed = False
         def interrupt(*_):
             global armed
