@@ -25,9 +25,10 @@ int fk_flight_open(fk_flight *flight);
  * 0, or why nothing was begun. */
 int fk_flight_begin(fk_flight *flight, int fd, const void *data, size_t size, int64_t at);
 
-/* Return when the write has ended, with its result; -ECANCELED if none is under way. For `patience_ns` the processor is kept awake: a thread that sleeps lets it sleep too, and to wake both takes as long as
- * half a write to a fast disk. Every thread that can use it gets it in between, those of the kernel among them that
- * complete the write. */
+/* Return when the write has ended, with its result; -ECANCELED if none is under way. For `patience_ns` the
+ * processor is kept awake: a thread that sleeps lets it sleep too, and to wake both takes as long as half a write to
+ * a fast disk. Every thread that can use it gets it in between, those of the kernel among them that complete the
+ * write. */
 int64_t fk_flight_land(fk_flight *flight, int64_t patience_ns);
 
 /* cffi:end */
