@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.fiskal
-BUILT  := $(wildcard csrc/*.[ch] csrc/disk/*.[ch]) build.py pyproject.toml $(shell find fiskal -name '*.py')
+BUILT  := $(wildcard csrc/*.[ch] csrc/*/*.[ch]) build.py pyproject.toml $(shell find fiskal -name '*.py')
 
 BENCH  := $(BIN)/python -m pytest bench --benchmark-enable --benchmark-only --benchmark-storage=bench/baselines \
           --benchmark-columns=min,median,ops --benchmark-sort=name
@@ -23,7 +23,7 @@ lint: $(STAMP)-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	gcc -std=c11 -Wall -Wextra -Werror -Wconversion -O2 -fsyntax-only csrc/*.c csrc/disk/*.c
+	gcc -std=c11 -Wall -Wextra -Werror -Wconversion -O2 -Icsrc -Icsrc/frames -fsyntax-only $(wildcard csrc/*.c csrc/*/*.c)
 
 bench: $(STAMP)-test
 	$(BIN)/python -m pytest bench --benchmark-enable

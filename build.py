@@ -39,24 +39,31 @@ PREAMBLE = """
 #define Py_BEGIN_ALLOW_THREADS {
 #define Py_END_ALLOW_THREADS }
 #endif
-#include "fiskal.h"
 """
 
 
-def _builder(name: str, header: Path, preamble: str) -> FFI:
-    """The module ``name`` of the C files beside ``header``."""
+def core_headers() -> list[Path]:
+    """The headers of the core: its own, and one for the framing of each TSE family."""
+    return [CSRC / "fiskal.h", *sorted((CSRC / "frames").glob("*.h"))]
+
+
+def _builder(name: str, headers: list[Path], preamble: str) -> FFI:
+    """The module ``name`` of the C files beside ``headers``, which it declares."""
     ffi = FFI()
-    ffi.cdef(declarations(header))
+    for header in headers:
+        ffi.cdef(declarations(header))
     if sys.platform == "win32":
         compile_args = ["/O2", "/std:c11"]
     else:
         compile_args = ["-O3", "-std=c11", "-fvisibility=hidden"]
-    folder = header.parent
+    folders = sorted({header.parent for header in headers})
     ffi.set_source(
         name,
-        preamble,
-        sources=[path.relative_to(ROOT).as_posix() for path in sorted(folder.glob("*.c"))],
-        include_dirs=[folder.relative_to(ROOT).as_posix()],
+        preamble + "".join(f'#include "{header.name}"\n' for header in headers),
+        sources=[
+            path.relative_to(ROOT).as_posix() for folder in folders for path in sorted(folder.glob("*.c"))
+        ],
+        include_dirs=[folder.relative_to(ROOT).as_posix() for folder in folders],
         extra_compile_args=compile_args + os.environ.get("FISKAL_CFLAGS", "").split(),
         extra_link_args=os.environ.get("FISKAL_LDFLAGS", "").split(),
     )
@@ -65,9 +72,9 @@ def _builder(name: str, header: Path, preamble: str) -> FFI:
 
 def ffibuilders() -> list[FFI]:
     """All modules of this platform, the core first."""
-    builders = [_builder("fiskal._core", CSRC / "fiskal.h", PREAMBLE)]
+    builders = [_builder("fiskal._core", core_headers(), PREAMBLE)]
     if sys.platform == "linux":
-        builders.append(_builder("fiskal._disk", CSRC / "disk" / "flight.h", '#include "flight.h"'))
+        builders.append(_builder("fiskal._disk", [CSRC / "disk" / "flight.h"], ""))
     return builders
 
 
