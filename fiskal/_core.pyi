@@ -327,4 +327,87 @@ class _Lib:
         self, data: Bytes, length: int, large: int, entries: CData, capacity: int, scan: CData, /
     ) -> int: ...
 
+    # csrc/frames/cryptovision.h
+    FK_CV_E_FOREIGN: Final[int]
+    FK_CV_E_LENGTH: Final[int]
+    FK_CV_E_SHORT: Final[int]
+    FK_CV_E_TYPE: Final[int]
+    FK_CV_E_MISSING: Final[int]
+    FK_CV_E_NUMBER: Final[int]
+    FK_CV_BLOCK_BYTES: Final[int]
+    FK_CV_SECTOR_BYTES: Final[int]
+    FK_CV_HEADER_BYTES: Final[int]
+    FK_CV_MAX_COMMAND_BYTES: Final[int]
+    FK_CV_FULL_ANSWER_BYTES: Final[int]
+    FK_CV_MAX_TEXT_BYTES: Final[int]
+    FK_CV_TOKEN: Final[int]
+    FK_CV_NEXT_FRAGMENT: Final[int]
+    FK_CV_CANCEL: Final[int]
+    FK_CV_MAX_CLIENT_ID_BYTES: Final[int]
+    FK_CV_SERIAL_BYTES: Final[int]
+    FK_CV_MODE_NORMAL: Final[int]
+    FK_CV_MODE_SUSPEND: Final[int]
+    FK_CV_MODE_RESUME: Final[int]
+    FK_CV_BYTE: Final[int]
+    FK_CV_OCTETS: Final[int]
+    FK_CV_SHORT: Final[int]
+    FK_CV_TEXT: Final[int]
+    FK_CV_LONGS: Final[int]
+    FK_CV_EMPTY: Final[int]
+    FK_CV_NOT_TAKEN: Final[int]
+    FK_CV_BUSY: Final[int]
+    FK_CV_DONE: Final[int]
+    FK_CV_DATA: Final[int]
+    FK_CV_CONTROLLER: Final[int]
+    FK_CV_PARAMETERS: Final[int]
+    FK_CV_STREAM: Final[int]
+    FK_CV_ERROR: Final[int]
+    FK_CV_NONE: Final[int]
+    FK_CV_LOGIN: Final[int]
+    FK_CV_TIME: Final[int]
+    FK_CV_RESTART: Final[int]
+    FK_CV_REOPEN: Final[int]
+    FK_CV_STATE: Final[int]
+    FK_CV_CAPACITY: Final[int]
+    FK_CV_FATAL: Final[int]
+    FK_CV_PROGRAM: Final[int]
+    FK_CV_NO_DATA: Final[int]
+    FK_CV_REPEAT: Final[int]
+    FK_CV_CANCELLED: Final[int]
+    FK_CV_LOOK: Final[int]
+    def fk_cv_command(
+        self, code: int, parameters: CData, count: int, out: CData, capacity: int, length: CData, /
+    ) -> int: ...
+    def fk_cv_block(
+        self, command: Bytes, command_length: int, token: int, mode: int, out: CData, capacity: int, length: CData, /
+    ) -> int: ...
+    def fk_cv_transaction(
+        self,
+        code: int,
+        number: int,
+        client: Bytes,
+        client_length: int,
+        data: Bytes,
+        data_length: int,
+        type: Bytes,
+        type_length: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        /,
+    ) -> int: ...
+    def fk_cv_answer_read(self, block: Bytes, length: int, token: int, out: CData, /) -> int: ...
+    def fk_cv_head_read(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_cv_fragment(
+        self, data: Bytes, length: int, missing: int, stream: int, use: CData, more: CData, error: CData, /
+    ) -> int: ...
+    def fk_cv_values(self, data: Bytes, length: int, out: CData, capacity: int, count: CData, /) -> int: ...
+    def fk_cv_number(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_cv_signed_read(self, data: Bytes, length: int, has_number: int, out: CData, /) -> int: ...
+    def fk_cv_serial(self, data: Bytes, length: int, offset: CData, /) -> int: ...
+    def fk_cv_mappings(
+        self, data: Bytes, length: int, out: CData, capacity: int, count: CData, strict: CData, /
+    ) -> int: ...
+    def fk_cv_remedy_of(self, code: int, /) -> int: ...
+
 lib: Final[_Lib]
