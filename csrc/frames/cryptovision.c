@@ -470,7 +470,8 @@ static int mappings_as_der(const uint8_t *data, size_t length, fk_cv_mapping *ou
             (status = expect(data, client.next, entry.next, 0x04, &serial)) != FK_OK) {
             return status;
         }
-        if (!is_client_id(data + client.content, client.length) || serial.length != FK_CV_SERIAL_BYTES) {
+        if (!is_client_id(data + client.content, client.length) || serial.length != FK_CV_SERIAL_BYTES ||
+            serial.next != entry.next) {
             return FK_CV_E_LENGTH;
         }
         status = add_mapping(out, capacity, count, client.content, client.length, serial.content);

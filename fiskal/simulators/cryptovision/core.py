@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Final, Literal
 
 import msgspec
 
@@ -269,7 +269,7 @@ class Core:
         self._logins: dict[str, float] = {}
         self._stream: Stream | None = None
         self._reader: _Reader | None = None
-        self._handlers: dict[str, Callable[..., Any]] = {
+        self._handlers: dict[str, Callable[..., bytes | Stream]] = {
             name: getattr(self, f"_{name}") for name in COMMANDS.values()
         }
 
@@ -352,7 +352,7 @@ class Core:
             self._end_stream()
         return frame
 
-    def _run(self, name: str, parameters: list[wire.Octets]) -> Any:
+    def _run(self, name: str, parameters: list[wire.Octets]) -> bytes | Stream:
         if not self._started and name not in ("start", "shutdown"):
             raise Refused(0x801D)
         shapes = _SHAPES.get(name, ((),))
