@@ -124,9 +124,9 @@ static void (*const readers[READERS])(const uint8_t *, size_t) = {
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size) {
-        uint8_t *exact = malloc(size); /* so that the sanitizer sees every byte behind the end */
-        require(exact != NULL, "memory");
-        memcpy(exact, data + 1, size - 1);
+        uint8_t *exact = malloc(size - 1); /* so that the sanitizer sees every byte behind the end */
+        require(exact != NULL || size == 1, "memory");
+        if (size > 1) memcpy(exact, data + 1, size - 1);
         readers[data[0] % READERS](exact, size - 1);
         free(exact);
     }
