@@ -230,11 +230,17 @@ class ScuCore:
         return info
 
     def _bind(self, info: TseInfo) -> None:
-        """Take over what does not change during the life of one TSE."""
+        """Take over what does not change during the life of one TSE.
+
+        One that was never initialised may not know its key and serial number yet: it is bound once it does.
+        """
         self._serial = info.serial_number_octet.lower()
         self._public_key = info.public_key_base64
         self._algorithm = info.signature_algorithm
         self._time_format = info.log_time_format
+        if not self._serial and info.current_state is TseStates.UNINITIALIZED:
+            self._check = None
+            return
         if self._calls is not None:
             self._calls.bind(self._serial)
             self._open = dict(self._calls.open_transactions())

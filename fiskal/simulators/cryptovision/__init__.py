@@ -14,7 +14,6 @@ The device's state lies in a folder and outlives the process.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +23,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from fiskal.clock import Clock, now
+from fiskal.scu.transports import NotSent
+from fiskal.scu.transports.mailbox import ShortTransfer
 from fiskal.simulators import fuse
 from fiskal.simulators.cryptovision.core import TOTAL_LOG_MEMORY, Core, Quirks
 from fiskal.simulators.cryptovision.folder import Watcher
@@ -129,18 +130,18 @@ class Area:
         self._before("read")
         data = self.mailbox.read(FILE, offset, length)
         if len(data) != length:
-            raise OSError(errno.EIO, f"{len(data)} of {length} bytes were read")
+            raise ShortTransfer("read", len(data), length)
         return data
 
     def write(self, offset: int, data: bytes) -> None:
         self._before("write")
         taken = self.mailbox.write(FILE, offset, data)
         if taken != len(data):
-            raise OSError(errno.EIO, f"{taken} of {len(data)} bytes were written")
+            raise ShortTransfer("written", taken, len(data))
 
     def reopen(self) -> None:
         if not self.mailbox.sizes():
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+            raise NotSent("The simulated TSE is unplugged.")
 
     def close(self) -> None:
         """The device stays on."""
