@@ -46,15 +46,23 @@ class Rig:
         settings: Settings | None = None,
         *,
         before: Callable[[str], None] = lambda what: None,
+        patience: float = 0.1,
         **options: Any,
     ) -> None:
         self.folder = folder
         self.clock = clock
         self.settings = settings or Settings(plan=FAST)
         self.options = Options(
-            **{**SECRETS, "background_time_sync": False, "io_timeout_ms": 1000, "empty_answer_wait_ms": 20, **options}
+            **{
+                **SECRETS,
+                "background_time_sync": False,
+                "io_timeout_ms": 1000,
+                "empty_answer_wait_ms": 20,
+                **options,
+            }
         )
         self._before = before
+        self._patience = patience
         self.device: Mailbox = open_device(folder / "device", self.settings, clock=clock)
         self.scu = self.open()
 
@@ -70,7 +78,8 @@ class Rig:
             self.options = msgspec.structs.replace(self.options, **options)
         home = self.folder / "scu"
         home.mkdir(exist_ok=True)
-        driver = open_area(Area(self.device, before=self._before), home, self.options, self.clock)
+        area = Area(self.device, before=self._before)
+        driver = open_area(area, home, self.options, self.clock, patience=self._patience)
         self.scu = ScuCore(
             driver,
             calls=SqliteCallStore(home / "calls.sqlite"),

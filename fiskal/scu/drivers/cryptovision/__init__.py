@@ -73,8 +73,9 @@ def open_area(
     *,
     guard: Path | None = None,
     release: Callable[[], None] = lambda: None,
+    patience: float = 1.0,
 ) -> CryptovisionTse:
-    """The driver over anything that can be read and written as the mailbox is."""
+    """The driver over anything that can be read and written as the mailbox is; ``patience`` as in :class:`Session`."""
     session: Session
 
     def opened() -> None:
@@ -92,7 +93,7 @@ def open_area(
         on_open=opened,
         limit_s=options.io_timeout_ms / 1000,
     )
-    session = Session(mailbox, area.name, command_s=options.io_timeout_ms / 1000)
+    session = Session(mailbox, area.name, command_s=options.io_timeout_ms / 1000, patience=patience)
     waker = None
     if guard is not None and options.keep_alive_s:
         waker = _Guard(guard, options).read

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Final
 
 from fiskal.errors import FiskalError
@@ -93,7 +93,8 @@ def pace_key(frame: bytes) -> object:
 class Session:
     """The conversation with one device. Used by one thread at a time.
 
-    ``name`` is the device in the traffic log, ``command_s`` how long a command without a limit of its own may take.
+    ``name`` is the device in the traffic log, ``command_s`` how long a command without a limit of its own may take;
+    ``patience`` multiplies the other limits (for tests, whose devices are fast).
     ``unique_id`` and ``firmware`` are the device's own words; another one than before is refused.
     """
 
@@ -103,12 +104,12 @@ class Session:
         name: str,
         *,
         command_s: float = 10.0,
-        on_connect: Callable[[], None] = lambda: None,
+        patience: float = 1.0,
     ) -> None:
         self._transport = transport
         self._name = name
         self._command_s = command_s
-        self._on_connect = on_connect
+        self._patience = patience
         self.up = False
         self.firmware = ""
         self.unique_id = b""
@@ -174,13 +175,14 @@ class Session:
             except (NoAnswer, Garbled, FrameError, DeviceError) as failed:
                 error = failed
             else:
-                self._on_connect()
                 return
         raise NotSent(f"No session with the TSE could be begun. {error}") from error
 
     def _begin(self, deadline: Deadline | None) -> None:
         try:
-            self._exchange(frames.block(frames.SESSION, mode=Mode.RESUME), RESUME_S, deadline)
+            self._exchange(
+                frames.block(frames.SESSION, mode=Mode.RESUME), RESUME_S * self._patience, deadline
+            )
         except (NoAnswer, Garbled) as error:  # engineering samples answer something odd, or nothing
             log.debug("the TSE %s was not woken up: %s", self._name, error)
         values = self._start(deadline)
@@ -215,7 +217,9 @@ class Session:
         deadline = Deadline(2.0)
         try:
             self._send(Command.SHUTDOWN, (), deadline)
-            self._exchange(frames.block(frames.SESSION, mode=Mode.SUSPEND), RESUME_S, deadline)
+            self._exchange(
+                frames.block(frames.SESSION, mode=Mode.SUSPEND), RESUME_S * self._patience, deadline
+            )
         except FiskalError as error:
             log.debug("the session with the TSE %s ended with %s", self._name, error)
         self.up = False
@@ -263,12 +267,16 @@ class Session:
             self.up = False
             raise Garbled(f"{error}.") from error
 
+    def _limit(self, code: Command) -> float:
+        limit = _LIMITS.get(code)
+        return self._command_s if limit is None else limit * self._patience
+
     def _parameters(
         self, code: Command, parameters: tuple[tuple[int, bytes], ...], deadline: Deadline | None
     ) -> bytes:
         data = self._exchange(
             frames.block(frames.command(code, *parameters)),
-            _LIMITS.get(code, self._command_s),
+            self._limit(code),
             deadline,
             _places(code, parameters),
         )
@@ -298,7 +306,7 @@ class Session:
     def _fragment(
         self, code: Command, missing: int, deadline: Deadline | None, *, stream: bool
     ) -> tuple[bytes, bool]:
-        data = self._exchange(frames.block(frames.NEXT_FRAGMENT), FRAGMENT_S, deadline)
+        data = self._exchange(frames.block(frames.NEXT_FRAGMENT), FRAGMENT_S * self._patience, deadline)
         try:
             fragment = frames.read_fragment(data, missing, stream=stream)
         except FrameError as error:
@@ -311,7 +319,7 @@ class Session:
 
     def cancel(self, deadline: Deadline | None) -> None:
         """Give up the fragments that are left. What the device says to that means nothing."""
-        self._exchange(frames.block(frames.CANCEL), FRAGMENT_S, deadline)
+        self._exchange(frames.block(frames.CANCEL), FRAGMENT_S * self._patience, deadline)
 
     def stream(
         self, code: Command, *parameters: tuple[int, bytes], deadline: Deadline | None = None
@@ -322,7 +330,7 @@ class Session:
         """
         self.connect(deadline)
         frame = frames.block(frames.command(code, *parameters))
-        data = self._exchange(frame, _LIMITS.get(code, self._command_s), deadline)
+        data = self._exchange(frame, self._limit(code), deadline)
         try:
             head = frames.read_head(data)
         except FrameError as error:
