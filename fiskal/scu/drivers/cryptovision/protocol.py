@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RESUME_S: Final = 1.0
 START_S: Final = 20.0
+REOPEN_S: Final = 2.0
+"""How long a device that was there a moment ago is waited for."""
 LIFE_S: Final = 60.0
 """Initialise, disable, erase."""
 EXPORT_S: Final = 65.0
@@ -113,6 +115,7 @@ class Session:
         self.up = False
         self.firmware = ""
         self.unique_id = b""
+        self._lost_at = float("-inf")
         self.commands = 0
         """How many were sent."""
         self.last_used = time.monotonic()
@@ -122,7 +125,7 @@ class Session:
     def opened(self) -> None:
         """To be called whenever the transport opened the device: what was agreed with it before is gone."""
         if self.up:
-            self.up = False
+            self._lost()
             raise NotSent("The TSE was away for a moment.")
 
     def _exchange(
@@ -141,10 +144,10 @@ class Session:
             block = logged_call(self._transport, self._name, frame, own, secrets)
             answer = frames.read_answer(block)
         except FrameError as error:
-            self.up = False
+            self._lost()
             raise Garbled(f"{error}.") from error
         except BaseException:
-            self.up = False
+            self._lost()
             raise
         finally:
             self.last_used = time.monotonic()
@@ -153,6 +156,11 @@ class Session:
             what = "timed out" if answer.code == 0xFF45 else f"failed with {answer.code:#06x}"
             raise ControllerError(f"The flash controller of the TSE {what}.")
         return answer.data
+
+    def _lost(self) -> None:
+        if self.up:
+            self._lost_at = time.monotonic()
+        self.up = False
 
     def connect(self, deadline: Deadline | None = None) -> None:
         """Begin a session: disable the suspend mode, send Start. Raises NotSent if that is not possible.
@@ -163,7 +171,9 @@ class Session:
         if self.up:
             return
         error: FiskalError | None = None
-        for _ in range(3):
+        tries = 0
+        while tries < 3:
+            tries += 1
             try:
                 self._begin(deadline)
             except Replaced:
@@ -172,6 +182,9 @@ class Session:
                 error = failed
                 if deadline is not None and deadline.expired:
                     break
+                if time.monotonic() < self._lost_at + REOPEN_S * self._patience:
+                    time.sleep(0.02)  # it was there a moment ago, and may be again in another
+                    tries = 0
             except (NoAnswer, Garbled, FrameError, DeviceError) as failed:
                 error = failed
             else:
