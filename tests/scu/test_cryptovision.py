@@ -30,7 +30,7 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.drivers import convert_options
 from fiskal.scu.drivers import cryptovision as family
 from fiskal.scu.drivers.cryptovision import Options, new_secrets
-from fiskal.scu.drivers.cryptovision.find import mailboxes, mount_points
+from fiskal.scu.drivers.cryptovision.volumes import mailboxes, mount_points
 from fiskal.scu.drivers.cryptovision.marks import SLOTS, Mark, Marks
 from fiskal.scu.drivers.cryptovision.merge import Merge
 from fiskal.scu.driver import Call, Signed, Verdict
@@ -39,6 +39,7 @@ from fiskal.scu.transports import Garbled
 from fiskal.scu.transports.traffic import TRAFFIC
 from fiskal.simulators.cryptovision import Quirks, Settings
 from fiskal.simulators.plan import Plan
+from fiskal.tse._native import MessageBuilder
 from fiskal.tse.findings import Severity
 from fiskal.tse.tar import TarWriter, read_members
 from fiskal.tse.tarverify import verify_tar
@@ -663,7 +664,7 @@ def test_the_pins_that_everybody_knows(make_rig: Any, tmp_path: Path, clock: Any
     assert rig.device.core.state.users["Admin"].pin == bytes(range(1, 9))
 
 
-@pytest.mark.parametrize("value", ["short", "much too long", "hex:01", "hex:zz", "üüüüüüüü"])
+@pytest.mark.parametrize("value", ["short", "much too long", "hex:0a0b", "hex:zz", "üüüüüüüü"])
 def test_pins_that_are_none(tmp_path: Path, clock: Any, value: str) -> None:
     with pytest.raises(ConfigurationError, match="admin_pin") as caught:
         Rig(tmp_path, clock, admin_pin=value)
@@ -793,8 +794,7 @@ def test_an_export_that_breaks_off_goes_on(make_rig: Any, make_pos: Any, fault: 
     archive = rig.export()
     got = counters(archive)
     assert got == list(range(1, got[-1] + 1))
-    if fault[0] != "garbage":
-        verified(archive)
+    verified(archive)
 
 
 def test_filtered_exports(make_rig: Any, make_pos: Any, clock: Any) -> None:
@@ -819,6 +819,9 @@ def test_filtered_exports(make_rig: Any, make_pos: Any, clock: Any) -> None:
                 break
             time.sleep(0.002)
         archive = base64.b64decode(answer.tar_file_byte_chunk_base64 or "")
+        if not any(name.endswith(".log") for name in names(archive)):
+            assert len(names(archive)) == 3  # the certificates
+            return set()
         verified(archive, filtered=True)
         return {int(name.split("_No-")[1].split("_")[0]) for name in names(archive) if "_No-" in name}
 
@@ -874,11 +877,33 @@ def archive_of(*members: tuple[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+def message_of(counter: int) -> bytes:
+    build = MessageBuilder(serial=bytes(32), algorithm=b"\x01\x03", hash_name="sha256")
+    build.audit(b"", counter, 0)
+    return build.seal(bytes(64))
+
+
+MESSAGE, THIRD = message_of(1), message_of(3)
+
+
+def test_a_damaged_message_is_asked_for_again_and_then_believed() -> None:
+    name = "Unixt_1_Sig-1_Log-Sys_a.log"
+    for damaged in (b"no message", THIRD):
+        merge = Merge(out := io.BytesIO())
+        with pytest.raises(Garbled, match="Message 1"):
+            merge.write(archive_of((name, damaged)))
+        assert not out.getvalue()
+        merge.begin_part()
+        merge.write(archive_of((name, damaged)))
+        merge.end_part()
+        assert names(out.getvalue() + bytes(1024)) == [name]
+
+
 def test_merging_keeps_what_comes_twice_once() -> None:
     long = "Unixt_1_Sig-3_Log-Tra_No-1_Start_Client-" + "x" * 90 + ".log"
     parts = [
-        archive_of(("info.csv", b"i"), ("a_X509.cer", b"c"), ("Unixt_1_Sig-1_Log-Sys_a.log", b"1" * 600)),
-        archive_of(("info.csv", b"i"), ("a_X509.cer", b"c"), (long, b"3")),
+        archive_of(("info.csv", b"i"), ("a_X509.cer", b"c"), ("Unixt_1_Sig-1_Log-Sys_a.log", MESSAGE)),
+        archive_of(("info.csv", b"i"), ("a_X509.cer", b"c"), (long, THIRD)),
     ]
     out = io.BytesIO()
     merge = Merge(out)
@@ -899,7 +924,7 @@ def test_merging_keeps_what_comes_twice_once() -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        archive_of(("Unixt_1_Sig-1_Log-Sys_a.log", b"1"), ("Unixt_1_Sig-1_Log-Sys_b.log", b"1")),
+        archive_of(("Unixt_1_Sig-1_Log-Sys_a.log", MESSAGE), ("Unixt_1_Sig-1_Log-Sys_b.log", MESSAGE)),
         archive_of(("Unixt_1_Log-Sys_a.log", b"1")),
         archive_of(("info.csv", b"1"))[:-1],
         b"\xff" * 512,
@@ -951,14 +976,14 @@ def test_finding_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     (stick / "TSE-IO.bin").write_bytes(bytes(8192))
     assert list(mailboxes([tmp_path, stick, stick])) == [stick / "TSE-IO.bin"]
     assert Path("/") in mount_points()
-    monkeypatch.setattr("fiskal.scu.drivers.cryptovision.find.mount_points", lambda: [stick])
+    monkeypatch.setattr("fiskal.scu.drivers.cryptovision.volumes.mount_points", lambda: [stick])
     (found,) = family.find()
     assert (found.family, found.place, found.options) == ("cryptovision", str(stick), {"path": str(stick)})
 
 
 def test_no_volume_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points: list[Path] = []
-    monkeypatch.setattr("fiskal.scu.drivers.cryptovision.find.mount_points", lambda: points)
+    monkeypatch.setattr("fiskal.scu.drivers.cryptovision.volumes.mount_points", lambda: points)
     with pytest.raises(ConfigurationError, match="no Cryptovision TSE is mounted"):
         family.open(tmp_path / "scu", Options())
     for name in ("a", "b"):

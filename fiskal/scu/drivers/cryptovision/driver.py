@@ -88,6 +88,9 @@ _STATE_NAMES: Final = {1: "notInitialized", 2: "noTime", 3: "active", 4: "deacti
 _CLIENT_ID: Final = re.compile(r"[A-Za-z0-9 '()+,\-.=]{1,30}")
 _ALL: Final = 0xFFFFFFFF
 
+_PASSING: Final = frozenset({Remedy.REOPEN, Remedy.REPEAT, Remedy.CANCELLED, Remedy.RESTART})
+"""What may be better the next time."""
+
 Lost = (NoAnswer, Garbled)
 
 
@@ -1014,14 +1017,15 @@ class CryptovisionTse:
         at = after
         fixed = self._options.export_chunk_records
         chunk = fixed or FIRST_CHUNK
-        failures = 0
+        failures = asked = 0
         while at < end:
             began = self._monotonic()
             before = at
             try:
                 with turn(), self._device():
                     began = self._monotonic()
-                    complete = self._export_part(serial, at, min(chunk, end - at), merge)
+                    asked = max(asked, min(chunk, end - at))
+                    complete = self._export_part(serial, at, asked, merge)
             except (Unreachable, OutcomeUnknown) as error:
                 at = max(at, merge.last_counter)
                 failures = 1 if at > before else failures + 1
@@ -1032,8 +1036,15 @@ class CryptovisionTse:
                 continue
             failures = 0
             if complete is None:
-                at += max(chunk, self._options.assume_missing_step)
+                # No more counters are passed over than were asked for.
+                wide = min(max(chunk, self._options.assume_missing_step), end - at)
+                if asked < wide:
+                    asked = wide
+                else:
+                    at += asked
+                    asked = min(asked, end - at)
                 continue
+            asked = 0
             at = max(at, merge.last_counter)
             if at == before:
                 raise TseRejected("EXPORT_FAILED", f"The TSE gives no message behind counter {at}.")
@@ -1072,8 +1083,11 @@ class CryptovisionTse:
                     return None
                 if merge.part_logs:
                     return False
-                if last or not self._correct(remedy, None, None, True):
-                    raise
+                if not last and self._correct(remedy, None, None, True):
+                    continue
+                if remedy in _PASSING:
+                    raise NoAnswer(str(error)) from error
+                raise
         raise AssertionError
 
     def erase(self, last_counter: int, deadline: Deadline | None) -> None:

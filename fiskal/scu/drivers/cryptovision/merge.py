@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from fiskal.scu.transports import Garbled
+from fiskal.tse.logmessage import LogMessageError, parse
 from fiskal.tse.tar import Sink
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ END: Final = bytes(2 * BLOCK)
 _COUNTER: Final = re.compile(r"Sig ?- ?(\d+)")
 _SIZE: Final = slice(124, 136)
 _TYPE: Final = 156
+_CHECKSUM: Final = slice(148, 156)
 
 
 class Merge:
@@ -32,6 +34,7 @@ class Merge:
         self._head = b""
         self._long_name = ""
         self._seen: set[str] = set()
+        self._doubted: set[int] = set()
         self.last_counter = after
         self.logs = 0
         """How many messages were written."""
@@ -55,6 +58,7 @@ class Merge:
             if not any(header):
                 at += BLOCK  # an end that should not be there
                 continue
+            _check_header(header)
             size = _size(header)
             whole = BLOCK + -(-size // BLOCK) * BLOCK
             if len(rest) - at < whole:
@@ -68,6 +72,20 @@ class Merge:
         if self._rest or self._head:
             raise Garbled("The export of the TSE ended within a file.")
 
+    def _check(self, counter: int, content: bytes) -> None:
+        """Raise Garbled for a message that is not what its name says. The second time it is the device that has it so,
+        and what it has must be exported."""
+        try:
+            fault = "" if parse(content).signature_counter == counter else "it has another signature counter"
+        except LogMessageError as error:
+            fault = str(error)
+        if not fault:
+            return
+        if counter not in self._doubted:
+            self._doubted.add(counter)
+            raise Garbled(f"Message {counter} of the TSE cannot be read: {fault}")
+        log.error("message %d in the log of the TSE is damaged: %s", counter, fault)
+
     def _member(self, header: bytes, raw: bytes, size: int) -> None:
         kind = header[_TYPE : _TYPE + 1]
         if kind in (b"x", b"L"):
@@ -75,6 +93,7 @@ class Merge:
             self._long_name = _long_name(raw[BLOCK : BLOCK + size], kind)
             return
         name = self._long_name or header[:100].rstrip(b"\0").decode("utf-8", "replace")
+        content = raw[BLOCK : BLOCK + size]
         raw, self._head, self._long_name = self._head + raw, b"", ""
         if not name.endswith(".log"):
             if name not in self._seen:
@@ -91,10 +110,22 @@ class Merge:
             )
         if self.logs and counter > self.last_counter + 1:
             log.warning("the export of the TSE goes from counter %d to %d", self.last_counter, counter)
+        self._check(counter, content)
         self._out.write(raw)
         self.last_counter = counter
         self.logs += 1
         self.part_logs += 1
+
+
+def _check_header(header: bytes) -> None:
+    stored = header[_CHECKSUM].strip(b" \0")
+    found = sum(header) - sum(header[_CHECKSUM]) + 8 * 0x20
+    try:
+        right = int(stored, 8) == found
+    except ValueError:
+        right = False
+    if not right:
+        raise Garbled("The export of the TSE is no TAR archive, or was damaged on its way.")
 
 
 def _size(header: bytes) -> int:

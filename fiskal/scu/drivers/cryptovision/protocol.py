@@ -47,6 +47,7 @@ _SECRETS: Final = {
 }
 """Which parameters nobody may read in a log."""
 _PARAMETERS_AT: Final = 42
+_ANSWER_HEAD: Final = 34
 
 MAX_VALUE_BYTES: Final = 4 << 20
 """Parameters of an answer that are longer are not believed; the longest real ones are certificates."""
@@ -92,6 +93,24 @@ def pace_key(frame: bytes) -> object:
     return frame[34:36], frame[38:40] if frame[36:38] == b"\x5c\x54" else frame[36:37]
 
 
+class _Trimmed:
+    """A transport whose answers end where they say. Behind that the device shows what lay there before: the host's own
+    command, with a PIN in it."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def call(self, frame: bytes, deadline: Deadline | None) -> bytes:
+        block = self._transport.call(frame, deadline)
+        try:
+            return block[: _ANSWER_HEAD + len(frames.read_answer(block).data)]
+        except FrameError as error:
+            raise Garbled(f"No answer: {error}.") from error
+
+    def close(self) -> None:
+        self._transport.close()
+
+
 class Session:
     """The conversation with one device. Used by one thread at a time.
 
@@ -108,7 +127,7 @@ class Session:
         command_s: float = 10.0,
         patience: float = 1.0,
     ) -> None:
-        self._transport = transport
+        self._transport = _Trimmed(transport)
         self._name = name
         self._command_s = command_s
         self._patience = patience
