@@ -68,7 +68,7 @@ class Call(Need[T]):
     def __init__(self, action: Callable[[], T], way: Way = Way.BLOCK) -> None:
         super().__init__()
         self._action = action
-        self.way = way  # type: ignore[misc]  # a slot of its own in front of the class's
+        self.way = way
 
     def call(self) -> T:
         return self._action()
