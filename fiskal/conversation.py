@@ -44,6 +44,10 @@ class Need(Generic[T]):
         """Do it in this thread, however long that takes. Raises what the conversation is to see."""
         raise AssertionError("a need of no kind")
 
+    def then(self, ring: Callable[[], None]) -> None:
+        """Call ``ring`` once it is done; only a need of the way :attr:`Way.SIGNAL` can."""
+        raise AssertionError("nobody will say when this need is done")
+
     def settle(self) -> None:
         """Do it in this thread and keep what came of it. Never raises."""
         try:

@@ -16,7 +16,6 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from functools import partial
 from http import HTTPStatus
 from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar
@@ -30,11 +29,11 @@ from litestar.types import Receive, Scope, Send
 
 from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, ReceiptRejected
 from fiskal.export.journal import JournalError, TarExportFailed
-from fiskal.fairlock import QueueBusy
 from fiskal.host import openapi
-from fiskal.host.crew import LoopCrew
 from fiskal.host.middleware import Middleware
+from fiskal.host.rounds import LoopStepper
 from fiskal.queue.identity import parse_guid
+from fiskal.queue.line import QueueBusy
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
 from fiskal.version import __version__
 
@@ -329,8 +328,7 @@ def create_app(
     cash_box = middleware.config.cash_box_id.encode()
     if require_token and not token:
         raise ConfigurationError("'access_token' is empty; put a long random text there")
-    signing = Lane("sign", threads, max_pending)
-    crew = LoopCrew()
+    signing = LoopStepper(middleware.store)
     reading = Lane("read", READ_THREADS, max_pending)
     health_of = msgspec.json.Encoder().encode
 
@@ -362,15 +360,12 @@ def create_app(
         admit(request)
         _expect_json(request)
         if _prefers_async(request):
-            await signing.run(middleware.sign_later_json, await request.body())
+            await reading.run(middleware.sign_later_json, await request.body())
             return ASGIResponse(status_code=202, headers={"preference-applied": "respond-async"})
         body = await request.body()
-        if len(body) > SHORT_BODY_BYTES:
-            return _json(await signing.run(middleware.sign_json, body))
-        if signing.pending + crew.pending >= max_pending:
-            raise QueueBusy(f"{max_pending} requests wait for this host already; try again")
-        text, call = await crew.call(partial(middleware.begin, body))
-        return _json(await signing.go_on(call) if text is None else text)
+        if signing.pending >= max_pending:
+            raise QueueBusy(f"{signing.pending} requests wait for this host already; try again")
+        return _json(await signing.call(middleware.receipt(body)))
 
     @post(paths("journal"), status_code=200)
     async def journal(request: _Request) -> ASGIResponse:
@@ -418,8 +413,7 @@ def create_app(
         try:
             yield
         finally:
-            await crew.close()
-            await asyncio.to_thread(signing.close)
+            await signing.close()
             await asyncio.to_thread(reading.close)
             if close_middleware:
                 await asyncio.to_thread(middleware.close)

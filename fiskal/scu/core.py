@@ -24,6 +24,7 @@ from fiskal.errors import ConfigurationError, FiskalError
 from fiskal.scu.callstore import CallState, CallStore
 from fiskal.scu.contract import (
     EMPTY_GUID,
+    Capabilities,
     Deadline,
     EndExportSessionRequest,
     EndExportSessionResponse,
@@ -116,6 +117,7 @@ class ScuCore:
             raise ConfigurationError("This TSE does not remember its calls: give ScuCore a call store.")
         self.observer: Observer | None = None
         self._driver = driver
+        self._capabilities = Capabilities(deduplicates=True, recalls=True, reserves=True, probes=True)
         self._calls = None if driver.remembers_calls else calls
         self._clock = clock
         self._info_cache_s = info_cache_s
@@ -150,18 +152,15 @@ class ScuCore:
         self._info = None  # the TSE is looked at anew
         self._seen_at = _NEVER
 
-    deduplicates = True
-    """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
-
     @property
-    def in_process(self) -> bool:
-        """The TSE computes in this process."""
-        return self._driver.key_in_process
-
-    @property
-    def computes_only(self) -> bool:
-        """Transaction calls wait for nothing but their turn."""
-        return self._driver.computes_only
+    def capabilities(self) -> Capabilities:
+        """What the driver's TSE is, with what every SCU of this class can do."""
+        declared, driver = self._capabilities, self._driver
+        if declared.in_process != driver.key_in_process or declared.computes_only != driver.computes_only:
+            declared = self._capabilities = msgspec.structs.replace(
+                declared, in_process=driver.key_in_process, computes_only=driver.computes_only
+            )
+        return declared
 
     # ---- turns ------------------------------------------------------------------------------
 

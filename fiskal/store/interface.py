@@ -12,6 +12,7 @@ import enum
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from fiskal.conversation import Durable
 from fiskal.fairlock import Turn
 
 
@@ -314,6 +315,11 @@ class Store(Protocol):
         The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
         while the caller waits.
         """
+
+    def submit(self, change: Change) -> Durable: ...
+    def flush(self) -> None: ...
+    @property
+    def flush_s(self) -> float: ...
 
     @property
     def can_begin(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fiskal.conversation import Durable
 from fiskal.fairlock import Turn
 from fiskal.store.interface import (
     ActionRow,
@@ -24,6 +25,29 @@ from fiskal.store.interface import (
 
 class NullStore:
     """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
+
+    def submit(self, change: Change) -> Durable:
+        made: Durable
+
+        def flush() -> None:
+            try:
+                self.commit(change)
+            except BaseException as error:
+                made.error = error
+            made.done = True
+
+        made = Durable(change, flush)
+        self._line = getattr(self, "_line", [])
+        self._line.append(made)
+        return made
+
+    def flush(self) -> None:
+        line, self._line = self._line, []
+        for each in line:
+            if not each.done:
+                each.settle()
+
+    flush_s = 0.0
 
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Return at once."""

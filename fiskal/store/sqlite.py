@@ -21,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from fiskal.conversation import Durable
 from fiskal.errors import StoreError
 from fiskal.fairlock import Turn
 from fiskal.store import commitlog
@@ -280,6 +281,29 @@ class SqliteStore:
         )
         unanswered = {item.ftQueueRow for item in self.unanswered_items(queue_no)}
         return Head(row[0][0] if row else None, int(last[0][0]) if last else 0, unanswered)
+
+    def submit(self, change: Change) -> Durable:
+        made: Durable
+
+        def flush() -> None:
+            try:
+                self.commit(change)
+            except BaseException as error:
+                made.error = error
+            made.done = True
+
+        made = Durable(change, flush)
+        self._line = getattr(self, "_line", [])
+        self._line.append(made)
+        return made
+
+    def flush(self) -> None:
+        line, self._line = self._line, []
+        for each in line:
+            if not each.done:
+                each.settle()
+
+    flush_s = 0.0
 
     def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
         """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.

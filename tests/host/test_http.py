@@ -29,11 +29,11 @@ from fiskal.errors import (
 )
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.export.verify import verify_journal
-from fiskal.fairlock import QueueBusy
 from fiskal.host import config as configs
 from fiskal.host import openapi
 from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, paths
 from fiskal.pos import decode_echo, encode_echo
+from fiskal.queue.line import QueueBusy
 from fiskal.scu.errors import ClientError, Misconfigured, NotSupported, OutcomeUnknown, Unreachable
 from fiskal.tse.tarverify import verify_tar
 from tests.support.shop import Shop

@@ -14,25 +14,27 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fiskal.clock import TICKS_PER_SECOND
+from fiskal.conversation import Call
 from fiskal.errors import FiskalError, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.host.config import STORE_NAME
 from fiskal.store import Change, SqliteStore, blockfile, sqlite
 from fiskal.store.writer import Writer
 from tests.support.disk import refuse_to_confirm, without_flights
-from tests.support.shop import DE, LateStore, Shop
+from tests.support.shop import DE, Shop
 
 RECEIPT_REQUEST = 0x8000_0000_0000
 HOUR = 3600 * TICKS_PER_SECOND
 
 
-class FailingStore(LateStore):
+class FailingStore:
     """Fails a commit before or after it is stored, as a disk does that dies while it flushes."""
 
     def __init__(self, store: Any, at: int, *, stored: bool) -> None:
@@ -44,12 +46,15 @@ class FailingStore(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def submit(self, change: Change) -> Any:
+        return Call(partial(self.commit, change))
+
+    def commit(self, change: Change) -> None:
         self.commits += 1
         fails = self.commits == self._at
         if fails and not self._stored:
             raise StoreError("could not write: the disk reported an error")
-        self._store.commit(change, turn, in_turn=in_turn)
+        self._store.commit(change)
         if fails:
             raise StoreError("could not write: the disk reported an error")
 
@@ -107,11 +112,11 @@ def check_after(shop: Shop, answers: dict[str, Any]) -> None:
 def test_a_commit_that_fails(shop: Shop, at: int, stored: bool, restarts: bool) -> None:
     answers = {"S-0": shop.sale("S-0")}
     queue = shop.middleware.queue(shop.queue_id)
-    store = queue._store
-    queue._store = FailingStore(store, at, stored=stored)
+    store = queue.journal.store
+    queue.journal.store = FailingStore(store, at, stored=stored)
     with pytest.raises(StoreError, match="the disk reported an error"):
         shop.sale("S-1")
-    queue._store = store
+    queue.journal.store = store
     if restarts:
         shop.reopen()
     check_after(shop, answers)
@@ -122,7 +127,7 @@ def test_a_commit_that_fails(shop: Shop, at: int, stored: bool, restarts: bool) 
 def test_a_day_on_a_disk_that_fails_once_in_a_while(shop: Shop, at: int, stored: bool) -> None:
     """Every receipt of a day, repeated as a POS repeats it, ends up signed once whichever commit fails."""
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = FailingStore(queue._store, at, stored=stored)
+    queue.journal.store = FailingStore(queue.journal.store, at, stored=stored)
     day = [(0x08, "A"), (0x10, "O"), (0x01, "S"), (0x0B, "A"), (0x07, "D")]
     for case, reference in day:
         members = {} if case != 0x0B else {"flow": "explicit"}
@@ -360,7 +365,7 @@ def test_a_clock_that_goes_back(shop: Shop, hours: int) -> None:
 
 def test_a_clock_that_goes_back_over_an_interrupted_receipt(shop: Shop) -> None:
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = FailingStore(queue._store, 2, stored=False)
+    queue.journal.store = FailingStore(queue.journal.store, 2, stored=False)
     with pytest.raises(StoreError):
         shop.sale("S-0")
     shop.clock.ticks -= 24 * HOUR
