@@ -31,7 +31,7 @@ from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, Re
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.host import openapi
 from fiskal.host.middleware import Middleware
-from fiskal.host.rounds import LoopStepper
+from fiskal.host.loop_stepper import LoopStepper
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.line import QueueBusy
 from fiskal.scu.errors import ClientError, NotSupported, ScuError

@@ -118,7 +118,7 @@ class Middleware:
         self.config = config
         self.folder = folder
         self.store = open_store(folder / configs.STORE_NAME) if store is None else store
-        self._bindings: dict[str, ScuBinding] = {}
+        self.bindings: dict[str, ScuBinding] = {}
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
         self._stepper = Stepper(self.store, "fiskal-sign")
@@ -137,7 +137,7 @@ class Middleware:
         self._attempts: dict[str, _Attempts] = {}
         self._monitor = Monitor(self.look_after, self._is_failed, config.probe_interval_s, self._listeners)
         self.upkeep = Upkeep(
-            self._bindings.values(),
+            self.bindings.values(),
             self._has_failed,
             config.self_test_interval_h * 3600,
             window,
@@ -222,7 +222,7 @@ class Middleware:
 
     def _bind(self, rows: dict[str, ScuRow], given: dict[str, Scu], clock: Clock) -> None:
         for scu in self.config.scus:
-            self._bindings[scu.id] = ScuBinding(
+            self.bindings[scu.id] = ScuBinding(
                 scu.id,
                 _opener(scu, self.folder, given.get(scu.id), clock),
                 rows[scu.id],
@@ -237,7 +237,7 @@ class Middleware:
                 queue.id,
                 self.config.cash_box_id,
                 self.store,
-                self._bindings.get,
+                self.bindings.get,
                 queue.settings,
                 clock=clock,
                 new_guid=new_guid,
@@ -380,7 +380,7 @@ class Middleware:
             row.queue_no,
             queue.queue_id,
             self.config.cash_box_id,
-            lambda: (self._bindings.get(scu_id) or no_scu(scu_id)).scu,
+            lambda: (self.bindings.get(scu_id) or no_scu(scu_id)).scu,
             dsfinvk_options(queue.settings),
         )
         return journals.stream(source, journal_type, from_ticks, to_ticks, max_chunk_size)
@@ -452,7 +452,7 @@ class Middleware:
     def timings(self) -> list[TseTimings]:
         """How busy each TSE is and how long calls wait for it, since the host was opened. From memory."""
         return [
-            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self._bindings.items()
+            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self.bindings.items()
         ]
 
     def transactions(self) -> list[TseTransactions]:
@@ -464,7 +464,7 @@ class Middleware:
         rows = self.store.queues()
         return [
             self._transactions(scu_id, binding, rows)
-            for scu_id, binding in self._bindings.items()
+            for scu_id, binding in self.bindings.items()
             if any(row.ftSignaturCreationUnitDEId == scu_id for row in rows)
         ]
 
@@ -518,7 +518,7 @@ class Middleware:
 
     def _ask(self, scu_id: str, *, recent_s: float = 0) -> TseReport:
         """Ask one TSE, unless it has signed for somebody in the last ``recent_s`` seconds or is in use."""
-        binding = self._bindings.get(scu_id)
+        binding = self.bindings.get(scu_id)
         reachable: bool | None = False
         ready = False
         if binding is None:
@@ -647,7 +647,7 @@ class Middleware:
         self._monitor.close()
         self._stepper.close()
         self._export_runner.close()
-        for binding in self._bindings.values():
+        for binding in self.bindings.values():
             binding.close()
         self.store.close()
 
