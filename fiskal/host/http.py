@@ -30,8 +30,8 @@ from litestar.types import Receive, Scope, Send
 from fiskal.errors import ConfigurationError, FiskalError, NotSupportedError, ReceiptRejected
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.host import openapi
-from fiskal.host.middleware import Middleware
 from fiskal.host.loop_stepper import LoopStepper
+from fiskal.host.middleware import Middleware
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.line import QueueBusy
 from fiskal.scu.errors import ClientError, NotSupported, ScuError
