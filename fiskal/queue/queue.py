@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from threading import get_ident, main_thread
@@ -210,8 +210,6 @@ class Queue:
         self._stale = True
         self._in_work: Prepared | None = None
         """The request in work, once it is accepted."""
-        self._accepting: tuple[Change, Prepared] | None = None
-        """T1 of the request in work, while the disk has not confirmed it."""
         self._ahead: set[int] = set()
         """Rows that were accepted ahead of their turn."""
         self._abandoned = False
@@ -531,47 +529,16 @@ class Queue:
             self._own_turn.__enter__()
         try:
             if change is not None:
-                self._begin(change, request)  # T1; from here on the work has the turn
+                self._commit(change, in_turn=False)  # T1; from here on the work has the turn
+                self._in_work = request
                 self._state.queued_row += 1
             else:
                 self._in_work = request
             return self._answer(item, request, settings or self.settings)
         finally:
-            if self._accepting is not None:
-                self._stale = True  # nobody heard what became of T1
-                with suppress(StoreError):
-                    self._accepted()
             self._in_work = None
             if self._own_turn is not None:
                 self._own_turn.leave()
-
-    def _begin(self, change: Change, request: Prepared) -> None:
-        """T1: make an accepted request durable, or begin to, if it can be decided meanwhile. Raises StoreError."""
-        turn = self._own_turn
-        in_turn = False
-        # In a fiber not: its hub has others to run meanwhile.
-        if self._store.can_begin and self._is_plain(request) and not in_fiber():
-            in_turn = turn is not None and turn.enter_if_free()
-            if in_turn or turn is None:
-                self._accepting = change, request
-                if self._store.begin(change, turn):
-                    return
-                self._accepting = None
-        self._commit(change, in_turn=in_turn)
-        self._in_work = request
-
-    def _accepted(self) -> None:
-        """Return when the request in work is durable: the TSE may be asked. Raises StoreError if it is not."""
-        if self._accepting is None:
-            return
-        change, request = self._accepting
-        try:
-            self._store.end(change)
-        except BaseException:
-            self._stale = True
-            raise
-        self._accepting = None
-        self._in_work = request
 
     def _answer(self, item: QueueItemRow, request: Prepared, settings: QueueSettings) -> bytes:
         if self._questions and (question := self._question_elsewhere(item, request)) is not None:
@@ -635,7 +602,6 @@ class Queue:
             self._clock,
             lookups,
             self._client,
-            self._accepted,
             persist,
             self._move_on,
             self._export_now,
@@ -929,12 +895,14 @@ class Queue:
     # ---- store ----------------------------------------------------------------------------------
 
     def _commit(self, change: Change, *, in_turn: bool = True) -> None:
-        self._accepted()
         try:
-            self._store.commit(change, self._own_turn, in_turn=in_turn)
+            self._store.commit(change)
         except BaseException:
             self._stale = True
             raise
+        finally:
+            if not in_turn and self._own_turn is not None:
+                self._own_turn.__enter__()
 
     def _persist_effects(self, work: Work) -> None:
         """Called by a receipt kind in its work, which has the turn only beside a TSE in this process."""

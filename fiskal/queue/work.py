@@ -221,7 +221,6 @@ class Work:
     """One accepted request on its way to an answer."""
 
     __slots__ = (
-        "_accepted",
         "_calls",
         "_client",
         "_export",
@@ -269,7 +268,6 @@ class Work:
         clock: Clock,
         lookups: Lookups,
         client: Callable[[ScuBinding, QueueSettings], ScuClient],
-        accepted: Callable[[], None],
         persist: Callable[[Work], None],
         move_on: Callable[[Work], None],
         export: Callable[[Work], None],
@@ -305,7 +303,6 @@ class Work:
         self.alarms: list[str] = []
         """Of signatures that do not verify, for the listeners of the host."""
         self._calls: list[str] = []
-        self._accepted = accepted
         self._persist = persist
         self._move_on = move_on
         self._export = export
@@ -382,11 +379,7 @@ class Work:
     # ---- TSE primitives -------------------------------------------------------------------------
 
     def _signed(self, call: Callable[[_Asked], _Answer], request: _Asked) -> _Answer:
-        """Call the TSE; a signature that does not verify is journalled, whether it is answered or not.
-
-        What a receipt of the POS asks a TSE to sign comes along here. Before, its request is on the disk.
-        """
-        self._accepted()
+        """Call the TSE; a signature that does not verify is journalled, whether it is answered or not."""
         try:
             answer = call(request)
         except SignatureMismatch as error:
@@ -501,7 +494,6 @@ class Work:
         If the TSE fails at the finish, the transaction is noted as an orphan. If it will never take this
         finish, which is an error of the call, the transaction is closed as aborted.
         """
-        self._accepted()  # others may use the TSE until then
         with self.binding.back_to_back(
             self.state.cash_box_identification, self.settings.scu_timeout_ms / 1000
         ):
