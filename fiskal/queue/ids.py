@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 GuidSource = Callable[[], str]
@@ -10,10 +11,19 @@ GuidSource = Callable[[], str]
 
 
 def new_guid() -> str:
-    """A random GUID (version 4)."""
-    raw = os.urandom(16)
-    digits = raw.hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{'89ab'[raw[8] & 3]}{digits[17:20]}-{digits[20:]}"
+    """A GUID that begins with the time (RFC 9562, version 7), so that rows of one time lie side by side in an index.
+
+    48 bits of Unix time in ms and 12 of its fraction, then 62 random bits. It does not depend on clocks that run on.
+    """
+    return time_ordered(time.time_ns(), os.urandom(8))
+
+
+def time_ordered(unix_ns: int, random: bytes) -> str:
+    """The GUID of version 7 for a moment and 8 random bytes."""
+    milliseconds, rest_ns = divmod(unix_ns, 1_000_000)
+    stamp = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
+    tail = f"{(int.from_bytes(random, 'big') & 0x3FFF_FFFF_FFFF_FFFF) | 1 << 63:016x}"
+    return f"{stamp[:8]}-{stamp[8:]}-7{(rest_ns << 12) // 1_000_000:03x}-{tail[:4]}-{tail[4:]}"
 
 
 def bytes_le(guid: str) -> bytes:

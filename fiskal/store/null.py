@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fiskal.conversation import Durable
-from fiskal.fairlock import Turn
 from fiskal.store.interface import (
     ActionRow,
     Change,
@@ -26,30 +25,19 @@ from fiskal.store.interface import (
 class NullStore:
     """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
 
+    flush_s = 0.0
+
     def submit(self, change: Change) -> Durable:
-        made = Durable(change, self.flush)
-        made.done = True
-        return made
+        """Done at once."""
+        durable = Durable(change, self.flush)
+        durable.done = True
+        return durable
 
     def flush(self) -> None:
         """Nothing waits."""
 
-    flush_s = 0.0
-
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+    def commit(self, change: Change) -> None:
         """Return at once."""
-        if turn is not None and not in_turn:
-            turn.__enter__()
-
-    can_begin = False
-    """Nothing takes so long."""
-
-    def begin(self, change: Change, turn: Turn | None = None) -> bool:
-        """Nothing is ever begun."""
-        return False
-
-    def end(self, change: Change) -> None:
-        """Nothing was begun."""
 
     def queues(self) -> list[QueueRow]:
         return []
