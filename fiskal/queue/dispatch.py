@@ -28,7 +28,7 @@ class Row(NamedTuple):
 
 
 def _special(**facts: bool) -> Kind:
-    return Kind(flow=Flow.IMPLICIT, **{"may_train": False, **facts})
+    return Kind(flow=Flow.IMPLICIT, is_special=True, **{"may_train": False, **facts})
 
 
 _STEP: Final = Kind(flow=Flow.EXPLICIT)

@@ -40,6 +40,8 @@ class Kind(NamedTuple):
     """What is true of every receipt of one case (reference: queue behaviour, dispatch)."""
 
     flow: Flow = Flow.EITHER
+    is_special: bool = False
+    """It is no business of a customer's: zero receipt, closing, life cycle."""
     may_train: bool = True
     """The flag for training is allowed."""
     is_closing: bool = False
@@ -52,11 +54,6 @@ class Kind(NamedTuple):
     """After it the queue is not at this TSE any more."""
     bound_to_tse: bool = False
     """What it brings about is at the TSE of the queue: it is never answered with what another one signed."""
-
-    @property
-    def is_special(self) -> bool:
-        """It is no business of a customer's: zero receipt, closing, life cycle."""
-        return self.flow is Flow.IMPLICIT
 
 
 class LastAction(Protocol):

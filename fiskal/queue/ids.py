@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from typing import Final
 
 GuidSource = Callable[[], str]
 """Gives a GUID as lower-case text with dashes."""
@@ -21,9 +22,11 @@ def new_guid() -> str:
 def time_ordered(unix_ns: int, random: bytes) -> str:
     """The GUID of version 7 for a moment and 8 random bytes."""
     milliseconds, rest_ns = divmod(unix_ns, 1_000_000)
-    stamp = f"{milliseconds & 0xFFFF_FFFF_FFFF:012x}"
-    tail = f"{(int.from_bytes(random, 'big') & 0x3FFF_FFFF_FFFF_FFFF) | 1 << 63:016x}"
-    return f"{stamp[:8]}-{stamp[8:]}-7{(rest_ns << 12) // 1_000_000:03x}-{tail[:4]}-{tail[4:]}"
+    stamp, tail = f"{milliseconds:012x}"[-12:], random.hex()
+    return f"{stamp[:8]}-{stamp[8:]}-7{(rest_ns << 12) // 1_000_000:03x}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+
+
+_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
 
 
 def bytes_le(guid: str) -> bytes:

@@ -186,11 +186,9 @@ class Interruptions:
         self._lookups = lookups
         self._desk = desk
         self.items: dict[str, UnsettledItem] = {}
+        """By the text of the request; what was left behind by the id of its item."""
         self.ahead: set[int] = set()
         """Rows that were accepted ahead of their place; their callers wait."""
-
-    def __bool__(self) -> bool:
-        return bool(self.items)
 
     def newest_last(self) -> list[UnsettledItem]:
         """All of them, oldest first."""
@@ -367,9 +365,9 @@ class Interruptions:
             actions.append(entry("The POS has the answer of the receipt.", self.newest_last()))
         await self._journal.note(actions, item_id)
 
-    def take(self, work: Work, item: QueueItemRow) -> UnsettledItem | None:
+    def take(self, item: QueueItemRow) -> UnsettledItem:
         """The first item of a receipt that repeats it, which from here on is this one's affair."""
-        return self.items.pop(item.request) if work.repeats else None
+        return self.items.pop(item.request)
 
     def put_back(self, work: Work, item: QueueItemRow, first: UnsettledItem) -> None:
         """The receipt that repeated ``first`` came to nothing."""

@@ -28,7 +28,6 @@ from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
-    JournalDERow,
     MasterDataRow,
     QueueItemRow,
     QueueRow,
@@ -40,9 +39,6 @@ from fiskal.version import __version__
 _log = logging.getLogger("fiskal.queue")
 
 PROCESSING_VERSION: Final = f"fiskal {__version__}"
-
-ExportDue = Callable[[str, int, str, int], JournalDERow | None]
-"""The row of the export that a receipt asks for (item id, receipt number, SCU id, now), None if none is wanted."""
 
 
 class QueueJournal:
@@ -139,7 +135,11 @@ class QueueJournal:
         assert item.ftQueueRow == state.queued_row + 1, "rows of a queue have no gaps"
         change = Change()
         change.items.append(item)
-        await self.commit(change)
+        try:
+            await self.store.submit(change)
+        except BaseException:
+            self.stale = True
+            raise
         state.queued_row = item.ftQueueRow
 
     async def persist(self, work: Work) -> None:
@@ -150,7 +150,7 @@ class QueueJournal:
         work.effects.apply(self.transactions)
 
     async def complete(
-        self, item: QueueItemRow, work: Work, outcome: Outcome, export_due: ExportDue
+        self, item: QueueItemRow, work: Work, outcome: Outcome, export_due: JournalDERow | None
     ) -> bytes:
         """T2: the answer, its place in the chain and everything the receipt changed, in one commit.
 
@@ -196,10 +196,8 @@ class QueueJournal:
             scu_row = work.binding.unsaved(now)
             if scu_row is not None:
                 change.scus.append(scu_row)
-        if work.export_due:
-            due = export_due(item.ftQueueItemId, number, work.binding.scu_id, now)
-            if due is not None:
-                change.exports.append(due)
+        if export_due is not None:
+            change.exports.append(export_due)
         await self._answer(change, work)
         return text
 

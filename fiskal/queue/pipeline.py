@@ -98,7 +98,7 @@ class Pipeline:
             request = receipt_request.without_flag(request, strict=settings.process_data_strict)
         if state.migrated:
             raise checks.migrated()
-        if self.interruptions:
+        if self.interruptions.items:
             stored = await self.interruptions.find_completed(request)
             if stored is not None:
                 return stored, request
@@ -131,14 +131,14 @@ class Pipeline:
         Raises ReceiptRejected, ScuError, StoreError.
         """
         journal = self.journal
-        if self.interruptions:
+        if self.interruptions.items:
             found = self.interruptions.signed_elsewhere(item, request)
             if found is not None:
                 text = await self.interruptions.answer_from(item, request, found)
                 if text is not None:
                     return text
         work = self.work(item, request, journal.clock(), settings or self._settings)
-        first = self.interruptions.take(work, item)
+        first = self.interruptions.take(item) if work.repeats else None
         try:
             outcome = await decide(work)
         except StoreError:
@@ -154,7 +154,7 @@ class Pipeline:
         if first is not None:
             self.interruptions.note_repetition(work, first)
         text = await self.complete(item, work, outcome)  # T2
-        if self.interruptions and work.calls is not None and self._in_order:
+        if self.interruptions.items and work.calls is not None and self._in_order:
             await self.interruptions.decide_again()
         return text
 
@@ -180,7 +180,6 @@ class Pipeline:
         scu_id = at or journal.state.scu_id
         repeated = self.interruptions.repeated_by(item, scu_id)
         return Work(
-            self._replaying if replayed else self._hands,
             request,
             kind_of(request.receipt_case),
             item.ftQueueItemId,
@@ -193,7 +192,7 @@ class Pipeline:
             self._signatures,
             journal.clock,
             lookups,
-        )
+        ).begin(self._replaying if replayed else self._hands)
 
     async def complete(self, item: QueueItemRow, work: Work, outcome: Outcome) -> bytes:
         """Store the answer, then tell who wants to know. Raises StoreError."""
@@ -201,9 +200,13 @@ class Pipeline:
         was_failed = state.fail_count > 0
         if outcome.failure:
             self.failure = outcome.failure
-        due: list[JournalDERow] = []
-        text = await self.journal.complete(item, work, outcome, partial(self._export_due, due))
-        self.due += due
+        due = None
+        if work.export_due and self._exports.wanted:
+            number = state.receipt_numerator + 1
+            due = self._exports.due(item.ftQueueItemId, number, work.binding.scu_id, self.journal.clock())
+        text = await self.journal.complete(item, work, outcome, due)
+        if due is not None:
+            self.due.append(due)
         if work.alarms:
             self._alarm(work)
         if (state.fail_count > 0) != was_failed:
@@ -258,15 +261,6 @@ class Pipeline:
         if settings is self._settings:
             self._own_client = binding, client
         return client
-
-    def _export_due(
-        self, due: list[JournalDERow], item_id: str, number: int, scu_id: str, now: int
-    ) -> JournalDERow | None:
-        if not self._exports.wanted:
-            return None
-        row = self._exports.due(item_id, number, scu_id, now)
-        due.append(row)
-        return row
 
     async def _export_now(self, work: Work) -> None:
         """Export within a receipt after which there is no TSE or no queue any more."""

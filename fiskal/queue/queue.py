@@ -210,7 +210,7 @@ class Queue:
         state = self.journal.state
         return (
             state.active
-            and not (self.interruptions or state.fail_count or state.migrated)
+            and not (self.interruptions.items or state.fail_count or state.migrated)
             and not self.settings.duplicate_window_s
             and not request.receipt_case & (_RECEIPT_REQUEST | _AFTERWARDS)
             and not kind_of(request.receipt_case).is_special
@@ -226,7 +226,7 @@ class Queue:
         if item is None:
             if (
                 state.migrated
-                or self.interruptions
+                or self.interruptions.items
                 or request.receipt_case & _RECEIPT_REQUEST
                 or self.settings.duplicate_window_s
             ):
@@ -235,7 +235,7 @@ class Queue:
                     return found, []
             if state.fail_count and self.settings.recover_before_closing:
                 await self._recover_before(request)
-            if self.interruptions and kind_of(request.receipt_case).leaves_tse:
+            if self.interruptions.items and kind_of(request.receipt_case).leaves_tse:
                 await self.interruptions.close_begun(request)
             item = self.journal.item(request)
             await self.journal.accept(item)

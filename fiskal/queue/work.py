@@ -10,14 +10,14 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 from fiskal.conversation import Need, Way
 from fiskal.germany import notifications, texts
 from fiskal.pos import SignaturItem
 from fiskal.queue.effects import Action
 from fiskal.queue.facts import Facts
-from fiskal.scu.client import ImplicitAnswer, ScuClient
+from fiskal.scu.client import ScuClient
 from fiskal.scu.contract import (
     FinishTransactionRequest,
     FinishTransactionResponse,
@@ -90,10 +90,11 @@ class Work(Facts):
 
     __slots__ = ("_client", "_hands")
 
-    def __init__(self, hands: Hands, *facts: Any) -> None:
-        super().__init__(*facts)
+    def begin(self, hands: Hands) -> Self:
+        """Get to work with the help of the pipeline."""
         self._hands = hands
-        self.use(self.binding)
+        self._client = hands.client(self.binding, self.settings)
+        return self
 
     def use(self, binding: ScuBinding) -> None:
         """Work at this SCU; called before the receipt kind begins."""
@@ -258,11 +259,31 @@ class Work(Facts):
         finish, which is an error of the call, the transaction is closed as aborted.
         """
         while True:
-            start, finish, error = await self._start_and_finish(process_type, process_data_base64)
-            if finish is not None:
-                return start, finish
-            assert error is not None  # one of the two
+            request = FinishTransactionRequest(
+                client_id=self.state.cash_box_identification,
+                transaction_number=0,
+                process_type=process_type,
+                process_data_base64=process_data_base64,
+                queue_item_id=self.tse_item_id,
+                is_retry=self.repeats,
+            )
+            try:
+                start, finish, error = await self.ask("implicit_transaction", request)
+            except OutcomeUnknown as lost:
+                if isinstance(lost, SignatureMismatch):
+                    self._alarm(lost.mismatch)
+                self._lost_start()
+                raise
             number = start.transaction_number
+            self._seen(start)
+            self._note_call("S", number, start)
+            self._note_begun()
+            if finish is not None:
+                self._seen(finish)
+                self._note_call("F", number, finish)
+                return start, finish
+            if isinstance(error, SignatureMismatch):
+                self._alarm(error.mismatch)
             if self.repeats and isinstance(error, ScuError) and error.code in _CLOSED_MEANWHILE:
                 try:
                     await self._give_up_first(number)
@@ -272,35 +293,6 @@ class Work(Facts):
                 continue
             await self._orphan(reference, start, error)
             raise error
-
-    async def _start_and_finish(self, process_type: str, process_data_base64: str) -> ImplicitAnswer:
-        try:
-            answer: ImplicitAnswer = await self.ask(
-                "implicit_transaction",
-                FinishTransactionRequest(
-                    client_id=self.state.cash_box_identification,
-                    transaction_number=0,
-                    process_type=process_type,
-                    process_data_base64=process_data_base64,
-                    queue_item_id=self.tse_item_id,
-                    is_retry=self.repeats,
-                ),
-            )
-        except OutcomeUnknown as error:
-            if isinstance(error, SignatureMismatch):
-                self._alarm(error.mismatch)
-            self._lost_start()
-            raise
-        start, finish, error_ = answer
-        self._seen(start)
-        self._note_call("S", start.transaction_number, start)
-        self._note_begun()
-        if finish is not None:
-            self._seen(finish)
-            self._note_call("F", start.transaction_number, finish)
-        elif isinstance(error_, SignatureMismatch):
-            self._alarm(error_.mismatch)
-        return answer
 
     async def _orphan(self, reference: str, start: StartTransactionResponse, error: BaseException) -> None:
         """Note a transaction that will not be finished by its receipt; abort it if the TSE will never take that."""

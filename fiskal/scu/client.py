@@ -258,7 +258,14 @@ class ScuClient:
             )
             try:
                 finish = self.finish_transaction(
-                    msgspec.structs.replace(request, transaction_number=start.transaction_number)
+                    FinishTransactionRequest(
+                        client_id=request.client_id,
+                        transaction_number=start.transaction_number,
+                        process_type=request.process_type,
+                        process_data_base64=request.process_data_base64,
+                        queue_item_id=request.queue_item_id,
+                        is_retry=request.is_retry,
+                    )
                 )
             except BaseException as error:  # also Ctrl-C: that the start stands must not be lost over it
                 return ImplicitAnswer(start, None, error)
