@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from fiskal import clock
-from fiskal.fairlock import Turn
+from fiskal.conversation import Durable
 from fiskal.germany.codes import DE
 from fiskal.host import config as configs
 from fiskal.host.config import QueueConfig, ScuConfig
@@ -122,8 +122,11 @@ class MemoryOfQueues(NullStore):
     def __init__(self) -> None:
         self._rows: dict[str, QueueRow] = {}
 
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
-        super().commit(change, turn, in_turn=in_turn)
+    def submit(self, change: Change) -> Durable:
+        self.commit(change)
+        return super().submit(change)
+
+    def commit(self, change: Change) -> None:
         for row in change.queues:
             self._rows[row.ftQueueId] = row
 

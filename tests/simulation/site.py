@@ -232,39 +232,16 @@ class Way:
 class Disk:
     """The store with a disk that fails, and a process that dies, before and after a commit reached the disk."""
 
-    can_begin = True
-
     def __init__(self, site: Site, store: SqliteStore) -> None:
         self._site = site
         self._store = store
-        self._early = random.Random(f"writes of {site.seed}")
-        self._begun: Change | None = None
-        self._is_stored = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def commit(self, change: Change) -> None:
         self._before()
-        self._store.commit(change, turn, in_turn=in_turn)
-        self._after()
-
-    def begin(self, change: Change, turn: Any = None) -> bool:
-        """What is begun is stored at once or when it is ended; who dies in between knows neither."""
-        self._before()
-        self._begun = change
-        self._is_stored = self._early.random() < 0.5
-        if self._is_stored:
-            self._store.commit(change)
-        return True
-
-    def end(self, change: Change) -> None:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return
-        self._site.check_alive()
-        if not self._is_stored:
-            self._store.commit(begun)
+        self._store.commit(change)
         self._after()
 
     def _before(self) -> None:
@@ -473,7 +450,7 @@ class Site:
             calm = self.calm
             self.calm = calm or tries == START_TRIES
             self.recovering = True
-            store = SqliteStore(self.folder / configs.STORE_NAME, background=False)  # one thread
+            store = SqliteStore(self.folder / configs.STORE_NAME)
             try:
                 self.middleware = Middleware(
                     self.config,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -142,32 +141,31 @@ def questions_forgotten(patch: Patch) -> None:
     patch.setattr(Queue, "_decide_questions", lambda self: None)
 
 
-def answers_before_the_disk(patch: Patch) -> None:
-    """A commit returns before it is stored, and the next one brings it to the disk."""
+def _late(patch: Patch, is_late: Callable[[Change], bool]) -> None:
+    """Some commits return before they are stored; the next one brings them to the disk."""
     original = SqliteStore.commit
     waiting: dict[int, Change] = {}
 
-    def commit(self: SqliteStore, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def commit(self: SqliteStore, change: Change) -> None:
         late = waiting.pop(id(self), None)
         if late is not None:
             original(self, late)
-        if change.answers:
+        if is_late(change):
             waiting[id(self)] = change
         else:
-            original(self, change, turn, in_turn=in_turn)
+            original(self, change)
 
     patch.setattr(SqliteStore, "commit", commit)
 
 
+def answers_before_the_disk(patch: Patch) -> None:
+    """A receipt is answered before its answer is stored."""
+    _late(patch, lambda change: bool(change.answers))
+
+
 def signs_before_the_disk(patch: Patch) -> None:
     """The TSE is asked while the disk has not confirmed the request."""
-    original = Queue._accepted
-
-    def accepted(self: Queue) -> None:
-        if sys._getframe(1).f_code.co_filename != Work._signed.__code__.co_filename:
-            original(self)
-
-    patch.setattr(Queue, "_accepted", accepted)
+    _late(patch, lambda change: bool(change.items))
 
 
 def receipt_requests_find_nothing(patch: Patch) -> None:

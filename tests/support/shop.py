@@ -123,24 +123,7 @@ class FaultyScu:
             self.scu.close()
 
 
-class LateStore:
-    """Commits what was begun when it is ended, which is the latest that a disk may."""
-
-    can_begin = True
-    commit: Callable[..., None]
-    _begun: Change | None = None
-
-    def begin(self, change: Change, turn: Any = None) -> bool:
-        self._begun = change
-        return True
-
-    def end(self, change: Change) -> None:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            self.commit(begun)
-
-
-class DyingStore(LateStore):
+class DyingStore:
     """A store that lets so many commits through and fails every later one, as a dying disk would."""
 
     def __init__(self, store: Any, commits: int, error: BaseException) -> None:
@@ -151,13 +134,11 @@ class DyingStore(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def commit(self, change: Change) -> None:
         if self._left <= 0:
-            if turn is not None and not in_turn:
-                turn.__enter__()
             raise self._error
         self._left -= 1
-        self._store.commit(change, turn, in_turn=in_turn)
+        self._store.commit(change)
 
 
 class Shop:
