@@ -1,7 +1,6 @@
-"""Build hook: compile ``csrc/`` into ``fiskal/_core``, and ``csrc/disk/`` into ``fiskal/_disk``, with cffi in API mode.
+"""Build hook: compile ``csrc/`` into ``fiskal/_core`` with cffi in API mode.
 
-``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517). ``fiskal/_disk`` is there
-on Linux only; elsewhere the store does without.
+``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517).
 ``python build.py`` compiles in place, for work on the sources.
 """
 
@@ -71,11 +70,8 @@ def _builder(name: str, headers: list[Path], preamble: str) -> FFI:
 
 
 def ffibuilders() -> list[FFI]:
-    """All modules of this platform, the core first."""
-    builders = [_builder("fiskal._core", core_headers(), PREAMBLE)]
-    if sys.platform == "linux":
-        builders.append(_builder("fiskal._disk", [CSRC / "disk" / "flight.h"], ""))
-    return builders
+    """The modules to build."""
+    return [_builder("fiskal._core", core_headers(), PREAMBLE)]
 
 
 def compile_all(verbose: bool = False) -> list[Path]:

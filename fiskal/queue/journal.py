@@ -28,6 +28,7 @@ from fiskal.store import (
     ActionRow,
     AnswerRow,
     Change,
+    JournalDERow,
     MasterDataRow,
     QueueItemRow,
     QueueRow,

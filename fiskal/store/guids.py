@@ -1,4 +1,4 @@
-"""GUIDs as they lie on the disk: 16 bytes in the order of their text, so that those that begin with a time sort by it."""
+"""GUIDs as they lie on the disk: 16 bytes in the order of their text, so that a time they begin with sorts them."""
 
 from __future__ import annotations
 

@@ -65,8 +65,8 @@ CREATE TABLE ftJournalDEPart (
 ) STRICT;
 """
 """Append-only, and as large as the past. The answer has the ``id`` of its item. ``ftReceiptTotalizer`` says that the
-counters of the queue after this answer are in it and not in ``ftQueue``. The file of an export is stored in parts, because
-it may be larger than memory and than what SQLite takes as one value."""
+counters of the queue after this answer are in it and not in ``ftQueue``. The file of an export is stored in parts,
+because it may be larger than memory and than what SQLite takes as one value."""
 
 INDEXES: Final = """
 CREATE UNIQUE INDEX ftQueueItemAnswer_row ON ftQueueItemAnswer (ftQueueRow, queue_no);

@@ -158,6 +158,12 @@ class Writer:
         before that, and left out. StoreError if the disk could not take them; then nothing is stored."""
         self._guarded(lambda: self._write(changes, failed))
 
+    def drain(self, changes: Sequence[Change]) -> None:
+        """Store changes in the open transaction of somebody else. Raises BadChange or what SQLite does."""
+        for change in changes:
+            self._know()
+            self._execute(self._plan([change]))
+
     def finish(self) -> None:
         """Leave nothing for an opening to look through. Raises StoreError."""
         self._guarded(self._finish)

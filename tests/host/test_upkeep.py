@@ -14,8 +14,8 @@ import msgspec
 import pytest
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
-from fiskal.errors import ConfigurationError
 from fiskal.conversation import drive
+from fiskal.errors import ConfigurationError
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware

@@ -21,6 +21,7 @@ from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import DE
 from fiskal.store import Change
+from tests.support.disk import refuse_to_confirm
 from tests.support.shop import Shop
 
 
@@ -120,6 +121,13 @@ def test_so_is_every_step_of_a_transaction(shop: Shop) -> None:
     assert watched.seen == [each for name in asked for each in ("T1", name, "T2")]
 
 
+def test_what_may_ask_the_tse_otherwise_waits_for_the_disk_first(shop: Shop) -> None:
+    watched = Watched(shop)
+    for case in (0x02, 0x07):  # zero receipt, daily closing
+        shop.send(case, f"Z-{case}")
+    assert watched.seen[0] == "T1"
+
+
 def test_a_disk_that_does_not_take_the_request_leaves_the_tse_alone(shop: Shop) -> None:
     watched = Watched(shop)
     watched.error = StoreError("could not write: the disk reported an error")
@@ -160,6 +168,15 @@ def test_an_interrupt_while_it_is_decided_holds_nobody_up(
             shop.sale("S-1")
     again = shop.sale("S-1")
     assert again["ftState"] == DE
+    check(shop, 1)
+
+
+def test_a_disk_that_refuses_for_real(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        refuse_to_confirm(patch)
+        with pytest.raises(StoreError, match="the disk reported an error"):
+            shop.sale("S-1")
+    shop.sale("S-1")
     check(shop, 1)
 
 

@@ -25,9 +25,9 @@ from fiskal.conversation import Call
 from fiskal.errors import FiskalError, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.host.config import STORE_NAME
-from fiskal.store import Change, SqliteStore, blockfile, sqlite
+from fiskal.store import Change, SqliteStore, reading, sqlite
 from fiskal.store.writer import Writer
-from tests.support.disk import refuse_to_confirm, without_flights
+from tests.support.disk import refuse_to_confirm
 from tests.support.shop import DE, Shop
 
 RECEIPT_REQUEST = 0x8000_0000_0000
@@ -207,23 +207,23 @@ def test_a_file_that_turns_read_only(shop: Shop, monkeypatch: pytest.MonkeyPatch
     answers = {"S-0": shop.sale("S-0")}
     store = shop.middleware.store
     assert isinstance(store, SqliteStore)
-    open_writer, connected = store._applier._open_writer, store._applier._writer
+    open_writer, connected = sqlite._open_writer, store._writer
 
-    def read_only() -> Writer:
-        writer = open_writer()
+    def read_only(path: Path) -> Writer:
+        writer = open_writer(path)
         writer.connection.execute("PRAGMA query_only = ON")
         return writer
 
     assert connected is not None
     connected.connection.execute("PRAGMA query_only = ON")
-    monkeypatch.setattr(store._applier, "_open_writer", read_only)
+    monkeypatch.setattr(sqlite, "_open_writer", read_only)
     answers |= sell_until_error(shop, "read-only", first=len(answers))
     monkeypatch.undo()
     check_after(shop, answers)
 
 
 def test_a_file_that_somebody_else_locks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(reading, "BUSY_TIMEOUT_MS", 50)
     shop.reopen()
     answers = {"S-0": shop.sale("S-0")}
     other = sqlite3.connect(shop.folder / STORE_NAME, isolation_level=None)
@@ -262,15 +262,13 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
     answers = {f"S-{number}": shop.sale(f"S-{number}") for number in range(40)}
     shop.close()
     path = tmp_path / STORE_NAME
-    log = tmp_path / f"{STORE_NAME}-commits"
-    whole, log_bytes = path.read_bytes(), log.read_bytes()
+    whole = path.read_bytes()
     chance = random.Random(3)
     said: list[str] = []
 
     def restore(data: bytes) -> None:
         """Without what belongs to the file that was there."""
         path.write_bytes(data)
-        log.write_bytes(log_bytes)
         for suffix in ("-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
 
@@ -302,17 +300,13 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
 def test_an_error_says_what_to_do(shop: Shop, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The error of a real write names the file and the remedy."""
 
-    def refuse(fd: int, data: memoryview, at: int) -> int:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    without_flights(monkeypatch)
     if where == "T1":
-        monkeypatch.setattr(blockfile, "_pwrite", refuse)
+        refuse_to_confirm(monkeypatch, sqlite3.SQLITE_READONLY)
     else:
         start = shop.tse.scu.start_transaction
 
         def sign(*args: Any) -> Any:
-            monkeypatch.setattr(blockfile, "_pwrite", refuse)
+            refuse_to_confirm(monkeypatch, sqlite3.SQLITE_READONLY)
             return start(*args)
 
         monkeypatch.setattr(shop.tse.scu, "start_transaction", sign)

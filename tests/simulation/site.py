@@ -452,7 +452,7 @@ class Site:
             calm = self.calm
             self.calm = calm or tries == START_TRIES
             self.recovering = True
-            store = SqliteStore(self.folder / configs.STORE_NAME, background=False)  # one thread
+            store = SqliteStore(self.folder / configs.STORE_NAME)
             try:
                 self.middleware = Middleware(
                     self.config,

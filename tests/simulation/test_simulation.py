@@ -155,8 +155,8 @@ def questions_forgotten(patch: Patch) -> None:
     patch.setattr(Interruptions, "decide_again", answering(None))
 
 
-def answers_before_the_disk(patch: Patch) -> None:
-    """A commit returns before it is stored, and the next one brings it to the disk."""
+def _late(patch: Patch, is_late: Callable[[Change], bool]) -> None:
+    """Some commits return before they are stored; the next one brings them to the disk."""
     original = SqliteStore.commit
     waiting: dict[int, Change] = {}
 
@@ -164,7 +164,7 @@ def answers_before_the_disk(patch: Patch) -> None:
         late = waiting.pop(id(self), None)
         if late is not None:
             original(self, late)
-        if change.answers:
+        if is_late(change):
             waiting[id(self)] = change
         else:
             original(self, change)
@@ -172,25 +172,14 @@ def answers_before_the_disk(patch: Patch) -> None:
     patch.setattr(SqliteStore, "commit", commit)
 
 
+def answers_before_the_disk(patch: Patch) -> None:
+    """A receipt is answered before its answer is stored."""
+    _late(patch, lambda change: bool(change.answers))
+
+
 def signs_before_the_disk(patch: Patch) -> None:
     """The TSE is asked while the disk has not confirmed the request."""
-
-    async def accept(self: QueueJournal, item: Any) -> None:
-        change = Change()
-        change.items.append(item)
-        self.state.queued_row = item.ftQueueRow
-        self.late = change  # type: ignore[attr-defined]
-
-    submit = QueueJournal._answer
-
-    async def answer(self: QueueJournal, change: Change, work: Work) -> None:
-        late = self.__dict__.pop("late", None)
-        if late is not None:
-            await self.commit(late)
-        await submit(self, change, work)
-
-    patch.setattr(QueueJournal, "accept", accept)
-    patch.setattr(QueueJournal, "_answer", answer)
+    _late(patch, lambda change: bool(change.items))
 
 
 def receipt_requests_find_nothing(patch: Patch) -> None:

@@ -4,74 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rows import accepted, action, answer, change, completed, guid, item, master_data, queue, run_threads
+from rows import accepted, action, answer, change, completed, counted, guid, item, queue, run_threads, scu
 
 from fiskal.errors import StoreError
-from fiskal.store import SqliteStore, commitlog, sqlite
-from fiskal.store.commitlog import CommitLog
-from fiskal.store.group import GroupCommit
+from fiskal.store import Change, NullStore, SqliteReader, SqliteStore
 from fiskal.store.writer import Writer
-from tests.support.disk import has_flights
-
-
-class Way:
-    """One of the two ways a change takes to the disk: past the log into the database, or into the log."""
-
-    def __init__(self, store: SqliteStore, name: str) -> None:
-        self.is_log = name == "log"
-        self.group: GroupCommit[Any] = store._log if self.is_log else store._direct
-        self.writer: Any = CommitLog if self.is_log else Writer
-        self._store = store
-        if self.is_log:
-            store.commit(change(queues=[queue(number, 0) for number in range(50)]))
-
-    def accept(self, number: int) -> None:
-        """A queue that the store does not know yet cannot be taken up by the log."""
-        self._store.commit(change(items=[item(number, 1)]) if self.is_log else accepted(number, 1))
-
-    def count(self) -> int:
-        return sum(len(list(self._store.iter_items_by_row(number))) for number in range(50))
-
-
-@pytest.fixture(params=["database", "log"])
-def way(request: pytest.FixtureRequest, store: SqliteStore) -> Way:
-    return Way(store, request.param)
-
-
-class Batches:
-    """Holds the first write back until ``expected`` callers wait, and records the size of every batch."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, way: Way, expected: int) -> None:
-        self.sizes: list[int] = []
-        self.writing = threading.Event()
-        original = way.writer.write
-
-        def write(writer: Any, batch: Sequence[Any], *sequence: int, **direct: int) -> None:
-            if sequence:  # the applier, which nobody waits for
-                original(writer, batch, *sequence)
-                return
-            if not self.sizes:
-                self.writing.set()
-                while len(way.group._tickets) < expected:
-                    pass
-            self.sizes.append(len(batch))
-            self.before_write(writer, batch)
-            original(writer, batch, **direct)
-            self.after_write(writer, batch)
-
-        monkeypatch.setattr(way.writer, "write", write)
-
-    def before_write(self, writer: Any, batch: Sequence[Any]) -> None: ...
-    def after_write(self, writer: Any, batch: Sequence[Any]) -> None: ...
 
 
 def test_sixteen_threads_store_everything_in_order(store: SqliteStore) -> None:
@@ -93,148 +40,210 @@ def test_sixteen_threads_store_everything_in_order(store: SqliteStore) -> None:
     assert [found.ftCurrentRow for found in store.queues()] == [40] * 16
 
 
-def test_waiting_callers_share_one_batch(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(monkeypatch, way, 15)
-    assert run_threads(way.accept, 16) == []
+class Batches:
+    """Holds the first write back until ``expected`` callers wait, and records the size of every batch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: SqliteStore, expected: int) -> None:
+        self.sizes: list[int] = []
+        self.writing = threading.Event()
+        original = Writer.write
+
+        def write(writer: Writer, changes: list[Change], failed: Callable[..., None]) -> None:
+            if not self.sizes:
+                self.writing.set()
+                while len(store._line) < expected + 1:
+                    pass
+            self.sizes.append(len(changes))
+            self.before_write(changes)
+            original(writer, changes, failed)
+            self.after_write(changes)
+
+        monkeypatch.setattr(Writer, "write", write)
+
+    def before_write(self, changes: list[Change]) -> None: ...
+    def after_write(self, changes: list[Change]) -> None: ...
+
+
+def count(store: SqliteStore) -> int:
+    return sum(len(list(store.iter_items_by_row(number))) for number in range(50))
+
+
+def test_waiting_callers_share_one_flush(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = Batches(monkeypatch, store, 15)
+    assert run_threads(lambda number: store.commit(accepted(number, 1)), 16) == []
     assert batches.sizes == [1, 15]
-    assert way.count() == 16
+    assert count(store) == 16
 
 
-def test_a_batch_of_the_log_has_a_limit(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    way = Way(store, "log")
-    batches = Batches(monkeypatch, way, 15)
-    size = commitlog.MAX_ENTRY_BYTES - 2000
-    large = {"request": "x" * size}
+def test_a_submit_waits_for_nothing_and_a_flush_takes_all_in_order(store: SqliteStore) -> None:
+    receipts = [made(1, row) for row in range(1, 6) for made in (accepted, completed)]
+    durables = [store.submit(each) for each in receipts]
+    assert not any(each.done for each in durables)
+    assert list(store.iter_items_by_row(1)) == []
+    durables[3].call()
+    assert all(each.done and each.error is None for each in durables)
+    assert [found.answer for found in store.iter_items_by_row(1)] == [answer(1, row) for row in range(1, 6)]
+    assert store.queues() == [counted(1, 5)]
+    assert store.flush_s > 0
+    store.flush()
 
-    def work(number: int) -> None:
-        store.commit(change(items=[item(number, 1, **large)]))
 
-    assert run_threads(work, 16) == []
-    per_batch = commitlog.MAX_BATCH_BYTES // size
-    assert batches.sizes == [
-        1,
-        *[per_batch] * (15 // per_batch),
-        *([15 % per_batch] if 15 % per_batch else []),
+def test_a_flush_of_nothing_takes_nothing(store: SqliteStore) -> None:
+    store.flush()
+    assert store.flush_s == 0
+
+
+def test_a_bad_change_fails_alone_with_an_error_of_its_own(store: SqliteStore) -> None:
+    changes = [
+        change(items=[item(number, 1, request=None)]) if number in (3, 8) else accepted(number, 1)
+        for number in range(16)
     ]
-    assert way.count() == 16
-
-
-def test_a_bad_change_fails_alone(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(monkeypatch, Way(store, "database"), 15)
-
-    def work(number: int) -> None:
-        batches.writing.wait() if number else None
-        bad = number in (3, 8)
-        store.commit(change(items=[item(number, 1, request=None)]) if bad else accepted(number, 1))
-
-    errors = run_threads(work, 16)
-    assert [type(error) for error in errors] == [StoreError, StoreError]
-    assert batches.sizes == [1, 15] + [1] * 15
+    durables = [store.submit(each) for each in changes]
+    store.flush()
+    assert [number for number, each in enumerate(durables) if each.error] == [3, 8]
+    assert all(each.done for each in durables)
+    assert durables[3].error is not durables[8].error
+    with pytest.raises(StoreError, match="the change cannot be stored"):
+        durables[8].call()
     assert [found.queue_no for found in store.queues()] == [n for n in range(16) if n not in (3, 8)]
 
 
-def test_a_disk_error_reaches_everybody_and_passes(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
-    batches = Batches(monkeypatch, way, 15)
+def test_what_depends_on_a_bad_change_fails_with_it(store: SqliteStore) -> None:
+    bad = [change(items=[item(1, 1)], scus=[scu()._replace(Url=None)]), completed(1, 1), accepted(1, 2)]
+    durables = [store.submit(each) for each in (*bad, accepted(1, 1))]
+    store.flush()
+    assert [each.error is None for each in durables] == [False, False, False, True]
+    assert store.unanswered_items(1) == [item(1, 1)]
 
-    def fail(writer: Any, batch: Sequence[Any]) -> None:
-        if len(batch) > 1:
+
+def test_a_disk_error_reaches_everybody_and_passes(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = Batches(monkeypatch, store, 15)
+
+    def fail(changes: list[Change]) -> None:
+        if len(changes) > 1:
             raise StoreError("could not write")
 
     batches.before_write = fail  # type: ignore[method-assign]
-    errors = run_threads(way.accept, 16)
+    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
     assert [str(error) for error in errors] == ["could not write"] * 15
     assert len({id(error) for error in errors}) == 15
-    assert way.count() == 1
-    way.accept(40)
-    assert way.count() == 2
+    assert count(store) == 1
+    store.commit(accepted(40, 1))
+    assert count(store) == 2
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_an_interrupt_of_the_leader_hurts_only_the_leader(
-    way: Way, monkeypatch: pytest.MonkeyPatch, moment: str
+def test_an_interrupt_of_who_flushes_hurts_nobody(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    batches = Batches(monkeypatch, way, 15)
+    batches = Batches(monkeypatch, store, 15)
 
-    def interrupt(writer: Any, batch: Sequence[Any]) -> None:
+    def interrupt(changes: list[Change]) -> None:
         if len(batches.sizes) == 2:
-            if moment == "after" and not way.is_log:
-                # As if it hit between the return of SQLite and the next step.
-                writer._finished = False
             raise KeyboardInterrupt
 
     setattr(batches, f"{moment}_write", interrupt)
-    errors = run_threads(way.accept, 16)
+    errors = run_threads(lambda number: store.commit(accepted(number, 1)), 16)
     assert [type(error) for error in errors] == [KeyboardInterrupt]
-    assert way.count() == (15 if moment == "before" else 16)
-    assert way.group._role == {}
-    way.accept(40)
+    assert count(store) == 16
+    store.commit(accepted(40, 1))
 
 
-def test_an_interrupt_inside_a_long_transaction_leaves_none_open(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store.commit(change(master_data=[master_data()]))
-    direct = store._direct._writer
-    assert isinstance(direct, sqlite._Direct)
-    writer = direct._writer
+@pytest.mark.parametrize("where", ["BEGIN IMMEDIATE", "COMMIT"])
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_an_interrupt_in_a_transaction_stores_it_once(store: SqliteStore, where: str, moment: str) -> None:
+    store.commit(change(queues=[queue()]))
+    writer = store._writer
     assert writer is not None
     original = writer.connection
+    armed = True
 
     class Interrupted:
         def __getattr__(self, name: str) -> object:
             return getattr(original, name)
 
         def execute(self, sql: str, *values: object) -> object:
-            if sql == "COMMIT":
+            nonlocal armed
+            hit, armed = armed and sql == where, armed and sql != where
+            if hit and moment == "before":
                 raise KeyboardInterrupt
-            return original.execute(sql, *values)
+            result = original.execute(sql, *values)  # type: ignore[arg-type]
+            if hit:
+                raise KeyboardInterrupt
+            return result
 
     writer.connection = Interrupted()  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
-        store.commit(change(actions=[action(number=n) for n in range(2000)]))
+        store.commit(change(actions=[action(number=n) for n in range(20)]))
     writer.connection = original
     assert not original.in_transaction
-    store.commit(change(queues=[queue()]))
-    assert list(store.iter_actions(guid("queue", 1))) == []
+    assert len(list(store.iter_actions(guid("queue", 1)))) == 20
+
+
+def test_a_reader_in_another_process_sees_everything_at_once(store: SqliteStore, path: Path) -> None:
+    reader = SqliteReader(path)
+    for row in range(1, 4):
+        store.commit(accepted(1, row))
+        assert reader.unanswered_items(1) == [item(1, row)]
+        store.commit(completed(1, row))
+        found = reader.item(guid("item", 1, row))
+        assert found is not None
+        assert found.answer == answer(1, row)
+    assert reader.queues() == store.queues() == [counted(1, 3)]
+    durable = reader.submit(accepted(1, 4))
+    assert durable.done
+    with pytest.raises(StoreError, match="open for reading only"):
+        reader.commit(accepted(1, 4))
+    reader.close()
+
+
+def test_a_closed_store_refuses_what_is_submitted(store: SqliteStore) -> None:
+    waiting = store.submit(accepted(1, 1))
+    store.close()
+    assert waiting.done
+    assert waiting.error is None
+    late = store.submit(accepted(1, 2))
+    store.flush()
+    assert "closed" in str(late.error)
+
+
+def test_the_null_store_is_done_at_once() -> None:
+    store = NullStore()
+    durable = store.submit(accepted(1, 1))
+    assert durable.done
+    durable.call()
+    assert store.flush_s == 0
+
+
+def test_a_sale_is_two_rows(store: SqliteStore, path: Path) -> None:
+    """ftQueue is left alone while nothing but counters changes, and what it lacks is written at the mark."""
+    store.commit(change(items=[item(1, 1)], queues=[counted(1, 0, ftReceiptHash=None)]))
+    rows: list[Any] = []
+    for row in (1, 2, 3):
+        rows += store._query("SELECT ftCurrentRow FROM ftQueue")
+        store.commit(completed(1, row))
+        store.commit(change(items=[item(1, row + 1)]))
+    assert rows == [(0,)] * 3
+    assert store.queues() == [counted(1, 3, ftQueuedRow=4)]
+    store.close()
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT ftCurrentRow FROM ftQueue").fetchall() == [(3,)]
+    connection.close()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals between threads")
-@pytest.mark.parametrize("way", ["past the log", "into the log", "begun and ended"])
-def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
+def test_real_interrupts_leave_nobody_hanging(path: Path) -> None:
     script = textwrap.dedent(
         """
         import random, signal, sys, threading, time
         sys.path[:0] = [sys.argv[2]]
-        from rows import accepted, change, item, queue
+        from rows import accepted
         from fiskal.store import SqliteStore
-        from fiskal.store.blockfile import BlockFile
         store = SqliteStore(sys.argv[1])
-        way = sys.argv[3]
-        if way != "past the log":
-            store.commit(change(queues=[queue(number, 0) for number in range(5)]))
-            accepted = lambda number, row: change(items=[item(number, row)])
-        BlockFile.can_begin = property(lambda file: file._flight is not None)
-        begun = 0
         def commit(number, row):
-            global begun
-            made = accepted(number, row)
-            if way != "begun and ended":
-                store.commit(made)
-                return
-            try:
-                if store.begin(made):
-                    begun += 1
-                else:
-                    store.commit(made)
-                store.end(made)
-            except KeyboardInterrupt:
-                while True:
-                    try:
-                        store.end(made)
-                    except KeyboardInterrupt:
-                        continue
-                    break
-                raise
+            store.commit(accepted(number, row))
         armed = False
         def interrupt(*_):
             global armed
@@ -248,8 +257,6 @@ def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
             while not stop.is_set():
                 commit(number, done[number] + 1)
                 done[number] += 1
-                if way == "begun and ended":
-                    time.sleep(random.random() * 0.01)  # now and then nobody else is there
         threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
         for thread in threads: thread.start()
         me = threading.main_thread().ident
@@ -283,11 +290,11 @@ def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
             rows = [found.item.ftQueueRow for found in store.iter_items_by_row(number)]
             assert rows == list(range(1, done[number] + 1)), number
         store.close()
-        print("interrupts", interrupts, "begun", begun)
+        print("interrupts", interrupts)
         """
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path), str(Path(__file__).parent), way],
+        [sys.executable, "-c", script, str(path), str(Path(__file__).parent)],
         capture_output=True,
         text=True,
         timeout=90,
@@ -295,8 +302,6 @@ def test_real_interrupts_leave_nobody_hanging(path: Path, way: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[1]) > 10
-    if way == "begun and ended" and has_flights(path):
-        assert int(done.stdout.split()[3]) > 10
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
