@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
-from litestar.testing import TestClient
+from starlette.testclient import TestClient
 
 from fiskal.errors import StoreError
 from fiskal.export.verify import verify_journal

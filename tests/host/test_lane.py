@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fiskal.fairlock import QueueBusy
-from fiskal.host.http import Lane
+from fiskal.host.http.lane import Lane
 
 
 @pytest.fixture
