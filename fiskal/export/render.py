@@ -11,8 +11,8 @@ import math
 import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
+from html import escape
 from typing import Final, Literal, NamedTuple
-from xml.sax.saxutils import escape
 
 import segno
 
@@ -398,7 +398,7 @@ def render_svg(receipt: PrintableReceipt) -> str:
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{PAPER_MM:g}mm" height="{height:.2f}mm"'
         f' viewBox="0 0 {PAPER_MM:g} {height:.2f}" role="img" xml:lang="de">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(title, quote=False)}</title>",
         '<rect width="100%" height="100%" fill="#fff"/>',
         "<g font-family=\"'DejaVu Sans Mono', 'Liberation Mono', Menlo, Consolas, monospace\" fill=\"#000\">",
     ]
@@ -408,9 +408,8 @@ def render_svg(receipt: PrintableReceipt) -> str:
                 attributes = ' font-weight="bold"' if bold else ""
                 attributes += ' text-anchor="end"' if right else ""
                 attributes += ' fill="#fff"' if white else ""
-                out.append(
-                    f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size:.2f}"{attributes}>{escape(text)}</text>'
-                )
+                shown = escape(text, quote=False)
+                out.append(f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size:.2f}"{attributes}>{shown}</text>')
             case Box(x, y, box_width, box_height):
                 out.append(
                     f'<rect x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}" height="{box_height:.2f}"/>'

@@ -20,10 +20,11 @@ from fiskal.export.verify import verify_journal
 from fiskal.fairlock import QueueBusy
 from fiskal.fibers import in_fiber, let_others_go_first, may_block, new_gate
 from fiskal.host import config as configs
-from fiskal.host import crew as crews
+from fiskal.host import loop_crew as loop_crews
 from fiskal.host.config import QueueConfig, ScuConfig
-from fiskal.host.crew import Crew, LoopCrew
+from fiskal.host.crew import Crew
 from fiskal.host.http import create_app
+from fiskal.host.loop_crew import LoopCrew
 from fiskal.queue.queue import Queue
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.errors import Unreachable
@@ -402,7 +403,7 @@ def test_a_fiber_of_the_loop_that_gives_up_waiting_is_told_in_time() -> None:
 
 def test_a_slow_disk_does_not_hold_up_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writes that take long on average are made in a thread; when they are short again, they are not."""
-    monkeypatch.setattr(crews, "SLOW_S", 0.001)
+    monkeypatch.setattr(loop_crews, "SLOW_S", 0.001)
     used: list[int] = []
 
     def write(seconds: float) -> str:

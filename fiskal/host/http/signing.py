@@ -7,8 +7,8 @@ from functools import partial
 from typing import Final
 
 from fiskal.fairlock import QueueBusy
-from fiskal.host.crew import LoopCrew
 from fiskal.host.http.lane import Lane
+from fiskal.host.loop_crew import LoopCrew
 from fiskal.host.middleware import Middleware
 
 SHORT_BODY_BYTES: Final = 64 * 1024
