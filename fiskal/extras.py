@@ -24,7 +24,7 @@ class ExtraMissing(FiskalError, ImportError):
 
     def __init__(self, extra: str, package: str) -> None:
         super().__init__(
-            f"{PURPOSES[extra]} needs the package '{package}', which is not installed; "
+            f"{PURPOSES[extra]} needs more than the base installation ('{package}' is missing); "
             f"run: pip install 'fiskal[{extra}]'"
         )
         self.extra = extra
@@ -33,9 +33,14 @@ class ExtraMissing(FiskalError, ImportError):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports that only ``extra`` makes possible: raises ExtraMissing instead of ModuleNotFoundError."""
+    """Around imports that only ``extra`` makes possible: raises ExtraMissing instead of ModuleNotFoundError.
+
+    Where one part of fiskal imports another, the outer extra is named: it brings what the inner one needs.
+    """
     try:
         yield
+    except ExtraMissing as error:
+        raise ExtraMissing(extra, error.name or "") from error
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "fiskal"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fiskal import pages
 from fiskal.extras import needs
 from fiskal.sizing import text
 from fiskal.sizing.measurement import Measurement
@@ -16,6 +15,7 @@ from fiskal.version import __version__
 with needs("sizing"):
     from markupsafe import Markup
 
+    from fiskal import pages
     from fiskal.sizing import plots
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import zipfile
@@ -17,6 +19,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from fiskal.errors import (
@@ -186,6 +190,26 @@ def test_health_and_schema_are_get_only(client: TestClient) -> None:
         response = client.post(path)
         problem(response, 405, "METHOD_NOT_ALLOWED")
         assert "GET" in response.headers["allow"]
+
+
+@pytest.mark.parametrize(("path", "allow"), [("/v1/sign", "OPTIONS, POST"), ("/health", "GET, OPTIONS")])
+def test_options_names_the_methods(client: TestClient, path: str, allow: str) -> None:
+    response = client.options(path)
+    assert (response.status_code, response.headers["allow"], response.content) == (204, allow, b"")
+    problem(client.options("/nothing"), 404, "NOT_FOUND")
+
+
+def test_slashes_too_many_do_no_harm(client: TestClient) -> None:
+    assert client.post("//json//v1/sign//", content=b"{}", headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize("base", ["", "/queue"])
+def test_mounted_in_another_application(fake: Fake, base: str) -> None:
+    outer = Starlette(routes=[Mount("/Shop", app_of(fake, base_path=base))])
+    with TestClient(outer) as client:
+        for path in ("/Shop/sign", f"/Shop{base}/JSON/v1/Sign/"):
+            assert client.post(path, content=b"{}", headers=JSON).status_code == 200
+        problem(client.post("/Shop/", content=b"{}", headers=JSON), 404, "NOT_FOUND")
 
 
 # ---- echo and sign --------------------------------------------------------------------------------
@@ -713,6 +737,7 @@ def test_openapi_is_whole(client: TestClient) -> None:
 
 def test_every_documented_route_answers_and_every_route_is_documented(fake: Fake) -> None:
     app = app_of(fake)
+    assert {path for name in OPERATIONS for path in paths(name)} < set(app.endpoints)
     with TestClient(app) as client:
         described = client.get("/openapi.json").json()["paths"]
         assert set(described) == set(app.endpoints)
@@ -724,6 +749,26 @@ def test_every_documented_route_answers_and_every_route_is_documented(fake: Fake
                 assert response.status_code == 200
                 declared = methods[method]["responses"]["200"]["content"]
                 assert response.headers["content-type"].split(";")[0] in declared
+
+
+def test_the_page_for_people_shows_everything_and_works_offline(fake: Fake) -> None:
+    with TestClient(app_of(fake, require_token=True)) as client:
+        document = client.get("/openapi.json").json()
+        response = client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    page = html.unescape(response.text)
+    for path, methods in document["paths"].items():
+        assert f"<code>{path}</code>" in page
+        for operation in methods.values():
+            assert operation["summary"] in page
+            assert all(answer["description"] in page for answer in operation["responses"].values())
+    for name, schema in document["components"]["schemas"].items():
+        assert f'id="{name}"' in page
+        assert all(f"<code>{member}</code>" in page for member in schema.get("properties", {}))
+    assert "<script" not in page
+    assert re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')>]*)""", page) == ["openapi.json"]
 
 
 def test_the_security_of_the_document_follows_the_setting(fake: Fake) -> None:
