@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from fiskal.conversation import Conversation
-from fiskal.host.rounds import Rounds, new_pool
+from fiskal.host.rounds import MAX_THREADS, Rounds, new_pool
 from fiskal.queue.line import QueueBusy
 from fiskal.store import Store
 
@@ -30,9 +30,9 @@ class LoopStepper:
     A caller that gives up does not stop a conversation that has begun.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, threads: int = MAX_THREADS) -> None:
         self._store = store
-        self._pool = new_pool()
+        self._pool = new_pool(threads)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._rounds = Rounds(store, self._pool, self._plan)

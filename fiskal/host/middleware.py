@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,6 @@ from fiskal.clock import Clock
 from fiskal.conversation import Call, drive
 from fiskal.core import Prepared, format_ticks, prepare
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
-from fiskal.export import dsfinvk
 from fiskal.export import journal as journals
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
@@ -38,6 +37,7 @@ from fiskal.host.transactions import (
     entries_of,
 )
 from fiskal.host.upkeep import Upkeep, Window
+from fiskal.lazy import LazyModule
 from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
@@ -58,8 +58,16 @@ from fiskal.scu.client import INFO_S, pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
-from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
+
+if TYPE_CHECKING:
+    from fiskal.export import dsfinvk
+    from fiskal.scu import software
+    from fiskal.scu.software import rehearsal
+else:  # large, and needed by few hosts or late
+    dsfinvk = LazyModule("fiskal.export.dsfinvk")
+    software = LazyModule("fiskal.scu.software")
+    rehearsal = LazyModule("fiskal.scu.software.rehearsal")
 
 _log = logging.getLogger("fiskal.host")
 
@@ -88,7 +96,7 @@ def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Sc
         )
     if "rehearse" in options:
         options = {**options, "rehearse": rehearsal.convert(options["rehearse"])}
-    return open_software_tse(folder, clock=clock, **options)
+    return software.open_software_tse(folder, clock=clock, **options)
 
 
 DRIVERS: dict[str, Callable[[Path, dict[str, Any], Clock], Scu]] = {"software": open_software_scu}

@@ -148,9 +148,9 @@ class Rounds:
         self._pool.submit(flush)
 
 
-def new_pool() -> ThreadPoolExecutor:
+def new_pool(threads: int = MAX_THREADS) -> ThreadPoolExecutor:
     """Threads for calls that may block; they come into being when they are needed."""
-    return ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="fiskal-call")
+    return ThreadPoolExecutor(threads, thread_name_prefix="fiskal-call")
 
 
 class Stepper:

@@ -14,13 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import msgspec
-from cryptography import x509
 
 from fiskal.clock import Clock, from_unix, now
 from fiskal.errors import ConfigurationError, FiskalError
+from fiskal.lazy import LazyModule
 from fiskal.scu.callstore import CallState, CallStore
 from fiskal.scu.contract import (
     EMPTY_GUID,
@@ -75,9 +75,13 @@ from fiskal.scu.refusals import (
 from fiskal.scu.scheduler import Scheduler, Urgency
 from fiskal.scu.signcheck import MODES, Mode, SignTimeCheck, key_fault, mismatch
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
-from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.tar import Sink
 from fiskal.tse.verify import SignatureCheck
+
+if TYPE_CHECKING:
+    from fiskal.tse import certificates
+else:  # brings X.509 along, needed when a TSE is looked at
+    certificates = LazyModule("fiskal.tse.certificates")
 
 log = logging.getLogger(__name__)
 
@@ -847,8 +851,8 @@ def _expiry(info: TseInfo) -> int | None:
     if not info.certificates_base64:
         return None
     try:
-        leaf: x509.Certificate = load_certificates(base64.b64decode(info.certificates_base64[0]))[0]
-    except (CertificateError, ValueError):
+        leaf = certificates.load_certificates(base64.b64decode(info.certificates_base64[0]))[0]
+    except (certificates.CertificateError, ValueError):
         log.warning("the certificate of TSE %s cannot be read", info.serial_number_octet)
         return None
     return from_unix(int(leaf.not_valid_after_utc.timestamp()))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fiskal.host.http import Lane
+from fiskal.host.http.lane import Lane
 from fiskal.queue.line import QueueBusy
 
 

@@ -138,7 +138,7 @@ def test_a_process_that_dies_meanwhile_loses_nothing(
 
 
 def test_it_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, expected = unpacked("version-5-killed", tmp_path)
+    path, _ = unpacked("version-5-killed", tmp_path)
 
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -239,7 +239,7 @@ def test_what_it_cannot_read_is_refused_and_not_touched(tmp_path: Path) -> None:
 
 def test_a_log_beside_a_migrated_store_is_not_thrown_away(tmp_path: Path) -> None:
     path, _ = unpacked("version-5-killed", tmp_path)
-    other, _ = unpacked("version-5-closed", tmp_path / "other")
+    _, _ = unpacked("version-5-closed", tmp_path / "other")
     log = (tmp_path / "journal.sqlite-commits").read_bytes()
     SqliteStore(path).close()
     for backup in tmp_path.glob("*-version-*"):
