@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -84,6 +85,16 @@ def url_option() -> Callable[[_F], _F]:
         help=f"Ask the running 'fiskal serve' there.  [default: http://127.0.0.1:{DEFAULT_PORT} if the folder "
         "is in use]",
     )
+
+
+class NumberRange(click.FloatRange):
+    """A number within limits, and never NaN, which no comparison finds outside of any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 # ---- output -------------------------------------------------------------------------------------

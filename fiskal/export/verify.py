@@ -150,10 +150,13 @@ class _Checker:
 
     def _decimal(self, where: str, name: str, text: str) -> Decimal:
         try:
-            return Decimal(text)
+            value = Decimal(text)
+            if value.is_finite():
+                return value
         except ArithmeticError:
-            self._report.add(where, f"{name} {text!r} is no number")
-            return Decimal(0)
+            pass
+        self._report.add(where, f"{name} {text!r} is no number")
+        return Decimal(0)
 
     # ---- one queue item -------------------------------------------------------------------------
 
@@ -261,7 +264,7 @@ class _Checker:
             )
             [(each["ftSignatureType"], each["Data"]) for each in response["ftSignatures"]]
             response["ftState"] & _ERROR_STATE, response["ftReceiptIdentification"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._report.add(where, f"the response cannot be read: {error!r}")
             return None
         for name, given, wanted in pairs:
