@@ -3,6 +3,7 @@
 #define FISKAL_INTERNAL_H
 
 #include "fiskal.h"
+#include "testing.h"
 
 #include <string.h>
 
@@ -91,9 +92,33 @@ int text_is_plain_name(const text *t, const char *name, size_t length); /* equal
 
 int integer_parse(const char *digits, size_t length, int64_t *out); /* FK_E_RANGE, FK_E_TYPE */
 
-/* ---- points in time ------------------------------------------------------------------------------- */
+/* ---- points in time: the one calendar ---------------------------------------------------------------- */
 
-int moment_join(int year, int month, int day, int second_of_day, int64_t *ticks); /* FK_E_MOMENT */
+#define TICKS_PER_MILLISECOND INT64_C(10000)
+#define TICKS_PER_SECOND INT64_C(10000000)
+#define UNIX_EPOCH_TICKS INT64_C(621355968000000000)
+#define LAST_TICK INT64_C(3155378975999999999) /* 9999-12-31T23:59:59.9999999 */
+
+typedef struct calendar { /* proleptic Gregorian, years 1 to 9999, UTC */
+    int year, month, day, hour, minute, second;
+    int ticks; /* of the second */
+} calendar;
+
+/* hour, minute and second are taken as they are. FK_E_MOMENT if there is no such day. */
+int moment_join(const calendar *moment, int64_t *ticks);
+int moment_split(int64_t ticks, calendar *out); /* FK_E_MOMENT */
+char *put_digits(char *out, int value, int count);  /* leading zeros; returns the end */
+
+/* ---- DER (ITU-T X.690), as far as TR-03151 needs it ------------------------------------------------- */
+
+enum {
+    TAG_INTEGER = 0x02,
+    TAG_OCTET_STRING = 0x04,
+    TAG_OID = 0x06,
+    TAG_UTC_TIME = 0x17,
+    TAG_GENERALIZED_TIME = 0x18,
+    TAG_SEQUENCE = 0x30
+};
 
 /* ---- the request ---------------------------------------------------------------------------------- */
 

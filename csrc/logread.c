@@ -6,19 +6,6 @@
  */
 #include "internal.h"
 
-enum {
-    TAG_INTEGER = 0x02,
-    TAG_OCTET_STRING = 0x04,
-    TAG_OID = 0x06,
-    TAG_UTC_TIME = 0x17,
-    TAG_GENERALIZED_TIME = 0x18,
-    TAG_SEQUENCE = 0x30
-};
-
-#define UNIX_EPOCH_SECONDS INT64_C(62135596800) /* from 0001-01-01 */
-#define LAST_SECOND INT64_C(315537897599)       /* 9999-12-31T23:59:59 */
-#define TICKS_PER_SECOND INT64_C(10000000)
-
 typedef struct reader {
     const uint8_t *data;
     size_t at;
@@ -168,26 +155,20 @@ static int read_digits(const uint8_t **at, const uint8_t *end, int count, int *o
 /* YYMMDDhhmm[ss]Z or YYYYMMDDhh[mm[ss[.f...]]]Z */
 static int read_clock_time(const uint8_t *at, const uint8_t *end, int is_utc, int64_t *ticks)
 {
-    int year;
-    int month;
-    int day;
-    int hour;
-    int minute = 0;
-    int second = 0;
-    int64_t fraction = 0;
-    if (!read_digits(&at, end, is_utc ? 2 : 4, &year) || !read_digits(&at, end, 2, &month) ||
-        !read_digits(&at, end, 2, &day) || !read_digits(&at, end, 2, &hour)) {
+    calendar m = {0, 0, 0, 0, 0, 0, 0};
+    if (!read_digits(&at, end, is_utc ? 2 : 4, &m.year) || !read_digits(&at, end, 2, &m.month) ||
+        !read_digits(&at, end, 2, &m.day) || !read_digits(&at, end, 2, &m.hour)) {
         return FK_E_LOG_TIME;
     }
     if (is_utc) {
-        year += year >= 50 ? 1900 : 2000;
+        m.year += m.year >= 50 ? 1900 : 2000;
     }
-    if (read_digits(&at, end, 2, &minute)) {
-        if (read_digits(&at, end, 2, &second) && !is_utc && end - at > 1 && *at == '.') {
+    if (read_digits(&at, end, 2, &m.minute)) {
+        if (read_digits(&at, end, 2, &m.second) && !is_utc && end - at > 1 && *at == '.') {
             int digits = 0;
             for (at++; at < end && *at >= '0' && *at <= '9'; at++) {
                 if (digits < 7) {
-                    fraction = fraction * 10 + (*at - '0');
+                    m.ticks = m.ticks * 10 + (*at - '0');
                     digits++;
                 }
             }
@@ -195,17 +176,16 @@ static int read_clock_time(const uint8_t *at, const uint8_t *end, int is_utc, in
                 return FK_E_LOG_TIME;
             }
             for (; digits < 7; digits++) {
-                fraction *= 10;
+                m.ticks *= 10;
             }
         }
     } else if (is_utc) {
         return FK_E_LOG_TIME;
     }
-    if (end - at != 1 || *at != 'Z' || hour > 23 || minute > 59 || second > 59 ||
-        moment_join(year, month, day, hour * 3600 + minute * 60 + second, ticks) != FK_OK) {
+    if (end - at != 1 || *at != 'Z' || m.hour > 23 || m.minute > 59 || m.second > 59 ||
+        moment_join(&m, ticks) != FK_OK) {
         return FK_E_LOG_TIME;
     }
-    *ticks += fraction;
     return FK_OK;
 }
 
@@ -235,10 +215,10 @@ static int read_time(reader *r, const fk_element *element, int64_t *ticks)
         bits = (bits << 8) | *at;
     }
     seconds = bits >> 63 ? -(int64_t)(UINT64_MAX - bits) - 1 : (int64_t)bits;
-    if (seconds < -UNIX_EPOCH_SECONDS || seconds > LAST_SECOND - UNIX_EPOCH_SECONDS) {
+    if (seconds < -UNIX_EPOCH_TICKS / TICKS_PER_SECOND || seconds > (LAST_TICK - UNIX_EPOCH_TICKS) / TICKS_PER_SECOND) {
         return FK_E_LOG_TIME;
     }
-    *ticks = (seconds + UNIX_EPOCH_SECONDS) * TICKS_PER_SECOND;
+    *ticks = seconds * TICKS_PER_SECOND + UNIX_EPOCH_TICKS;
     return FK_OK;
 }
 

@@ -21,8 +21,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from fiskal.core import charge_case
 from fiskal.germany import texts
+from fiskal.germany.cases import charge_case
 from fiskal.germany.codes import (
     CASE_MASK,
     COUNTRY_MASK,

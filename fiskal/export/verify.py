@@ -15,11 +15,12 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
-from fiskal.core import chain_hash, parse_moment, prepare, sha256
+from fiskal.core import chain_hash, parse_moment, sha256
 from fiskal.errors import FiskalError
 from fiskal.export.archived import check_exports
 from fiskal.export.evidence import Evidence, Problem
 from fiskal.germany.codes import SignatureType
+from fiskal.pos.prepared import prepare
 from fiskal.store import AnswerRow, QueueItemRow, QueueRow, Receipt, Store, StoredItem
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of, serial_of_point
 from fiskal.tse.verify import SignatureCheck, Statement, finish_statement, verify_qr

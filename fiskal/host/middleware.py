@@ -16,7 +16,7 @@ import msgspec
 
 from fiskal import clock as clocks
 from fiskal.clock import Clock
-from fiskal.core import Prepared, format_ticks, prepare
+from fiskal.core import format_ticks
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
 from fiskal.export import dsfinvk
 from fiskal.export import journal as journals
@@ -48,6 +48,7 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.queue.binding import INFO_TIMEOUT_S, ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid

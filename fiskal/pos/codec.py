@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-from fiskal import core
 from fiskal.errors import ReceiptRejected
 from fiskal.pos.models import (
     EchoRequest,
@@ -21,6 +20,7 @@ from fiskal.pos.models import (
     ReceiptRequest,
     ReceiptResponse,
 )
+from fiskal.pos.prepared import prepare
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 _request_decoder: Final = msgspec.json.Decoder(ReceiptRequest)
@@ -38,11 +38,11 @@ _JOURNAL_NAMES: Final = {
 
 
 def decode_request(data: bytes) -> ReceiptRequest:
-    """Read a ReceiptRequest in the tolerant dialect (see :func:`fiskal.core.prepare`).
+    """Read a ReceiptRequest in the tolerant dialect (see :func:`fiskal.pos.prepared.prepare`).
 
     Raises :class:`ReceiptRejected` if it cannot be accepted. Moments come out as UTC.
     """
-    return _request_decoder.decode(core.prepare(data).canonical)
+    return _request_decoder.decode(prepare(data).canonical)
 
 
 def decode_canonical(canonical: bytes) -> ReceiptRequest:
@@ -57,7 +57,7 @@ def decode_canonical(canonical: bytes) -> ReceiptRequest:
 
 
 def encode_request(request: ReceiptRequest) -> bytes:
-    """Write a request as JSON, decimals as numbers; input for :func:`fiskal.core.prepare`.
+    """Write a request as JSON, decimals as numbers; input for :func:`fiskal.pos.prepared.prepare`.
 
     Raises :class:`ReceiptRejected` for what JSON cannot carry, as reading it would: an amount that is NaN or
     infinite, a text with half a surrogate pair.

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from fiskal.clock import TICKS_PER_SECOND, Clock
-from fiskal.core import Prepared, complete, format_ticks, prepare, sha256
+from fiskal.core import complete, format_ticks, sha256
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.fairlock import FairLock, Turn
 from fiskal.fibers import Gate, in_fiber, let_others_go_first, wait_for
@@ -47,6 +47,7 @@ from fiskal.pos import (
     encode_request,
     encode_response,
 )
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.queue import checks, identity, interrupted, modes, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner, TarExports

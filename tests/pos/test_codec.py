@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiskal import core, pos
+from fiskal import pos
 from fiskal.errors import ReceiptRejected
 from fiskal.pos.embedded import json_object
+from fiskal.pos.prepared import prepare
 
 MOMENT = "2024-03-05T18:30:00Z"
 
@@ -100,7 +101,7 @@ def test_a_response_holds_numbers_only(amount: str) -> None:
 @pytest.mark.parametrize("amount", ["NaN", "sNaN", "-Infinity"])
 def test_a_canonical_text_holds_numbers_only(amount: str) -> None:
     """The core writes none; a journal that somebody altered may."""
-    text = core.prepare(b'{"cbReceiptMoment":"2024-03-05T18:30:00Z","cbReceiptAmount":2.50}').canonical
+    text = prepare(b'{"cbReceiptMoment":"2024-03-05T18:30:00Z","cbReceiptAmount":2.50}').canonical
     with pytest.raises(msgspec.ValidationError, match="cbReceiptAmount must be a number"):
         pos.decode_canonical(text.replace(b"2.50", f'"{amount}"'.encode()))
 
@@ -155,7 +156,7 @@ def test_response_escapes_are_those_of_the_core() -> None:
     awkward = 'Außer-Betrieb "x" \\ / + < \b\f\n\r\t\x00\x1f\x7f \x85\u2028\u2029 ä € 😀'
     stored = pos.encode_response(response(cb_receipt_reference=awkward)).decode()
     request = pos.ReceiptRequest(cb_receipt_moment=MOMENT, cb_receipt_reference=awkward)
-    canonical = core.prepare(pos.encode_request(request)).canonical.decode()
+    canonical = prepare(pos.encode_request(request)).canonical.decode()
     member = canonical[canonical.index('"cbReceiptReference"') : canonical.index(',"cbReceiptMoment"')]
     assert member in stored
     assert pos.decode_response(stored).cb_receipt_reference == awkward
