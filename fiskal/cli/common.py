@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 import msgspec
 
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreLocked
+from fiskal.files import replacing
 from fiskal.host import config as configs
 from fiskal.host.config import ScuConfig
 from fiskal.host.middleware import Middleware
@@ -217,13 +217,5 @@ def choose_scu(data: Path, scu_id: str | None) -> ScuConfig:
 
 def replace_file(path: Path, fill: Callable[[Any], None]) -> None:
     """Write ``path`` so that it appears whole or not at all; ``fill`` gets the open binary file."""
-    staged = path.with_name(f"{path.name}.part")
-    try:
-        with staged.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    with replacing(path, 0o666) as file:
+        fill(file)
