@@ -6,7 +6,8 @@
 
 /* cffi:begin */
 
-typedef enum fk_case { /* ftReceiptCase & 0xFFFF, called as in fiskal/germany/codes.py */
+/* ftReceiptCase & 0xFFFF, called as in fiskal/germany/codes.py */
+typedef enum fk_case {
     FK_CASE_UNKNOWN = 0x00,
     FK_CASE_POS_RECEIPT = 0x01,
     FK_CASE_ZERO = 0x02,
@@ -39,13 +40,14 @@ typedef enum fk_case { /* ftReceiptCase & 0xFFFF, called as in fiskal/germany/co
 #define FK_PAY_CASE_COUNT 24
 
 typedef enum fk_process_type {
-    FK_PROCESS_NONE = 0, /* empty */
+    FK_PROCESS_NONE = 0,    /* empty */
     FK_PROCESS_RECEIPT = 1, /* Kassenbeleg-V1 */
     FK_PROCESS_ORDER = 2,   /* Bestellung-V1 */
     FK_PROCESS_OTHER = 3    /* SonstigerVorgang */
 } fk_process_type;
 
-typedef enum fk_kind { /* what a receipt does: a special function, or one of the three process types */
+/* what a receipt does: a special function, or one of the three process types */
+typedef enum fk_kind {
     FK_KIND_RECEIPT = 0,
     FK_KIND_ORDER = 1,
     FK_KIND_OTHER = 2,
@@ -66,7 +68,8 @@ typedef enum fk_kind { /* what a receipt does: a special function, or one of the
 
 typedef enum fk_flow { FK_FLOW_EITHER = 0, FK_FLOW_IMPLICIT = 1, FK_FLOW_EXPLICIT = 2 } fk_flow;
 
-typedef enum fk_bon_typ { /* DSFinV-K Anhang B */
+/* DSFinV-K Anhang B */
+typedef enum fk_bon_typ {
     FK_BON_NONE = 0,
     FK_BON_BELEG = 1,
     FK_BON_AVTRANSFER = 2,
@@ -101,8 +104,8 @@ typedef enum fk_bon_typ { /* DSFinV-K Anhang B */
 #define FK_FLAG_RECEIPT_REQUEST 0x800000000000
 
 /* Flags of item cases. */
-#define FK_ITEM_TAKE_AWAY 0x10000       /* charge items */
-#define FK_ITEM_POSITION_CANCELLATION 0x200000   /* both: only Amount counts, the sign of Quantity does not */
+#define FK_ITEM_TAKE_AWAY 0x10000              /* charge items */
+#define FK_ITEM_POSITION_CANCELLATION 0x200000 /* both: only Amount counts, the sign of Quantity does not */
 
 typedef struct fk_receipt_case {
     int32_t country;       /* bits 63..48, 0x4445 for Germany */
@@ -120,7 +123,8 @@ typedef struct fk_receipt_case {
 /* The counts decide info-order and info-internal; strict (0 or 1) moves 0x0019 to SonstigerVorgang. */
 int fk_case_decode(int64_t receipt_case, size_t charge_count, size_t pay_count, int strict, fk_receipt_case *out);
 
-typedef enum fk_gv_typ { /* DSFinV-K Anhang C */
+/* DSFinV-K Anhang C */
+typedef enum fk_gv_typ {
     FK_GV_UMSATZ = 0,
     FK_GV_PFAND = 1,
     FK_GV_PFAND_RUECKZAHLUNG = 2,
@@ -166,7 +170,8 @@ typedef enum fk_pay_class {
     FK_PAY_INTERNAL = 4       /* 0x000A: the same, with sign rules of its own */
 } fk_pay_class;
 
-typedef enum fk_zahlart { /* DSFinV-K Anhang D */
+/* DSFinV-K Anhang D */
+typedef enum fk_zahlart {
     FK_ZAHLART_BAR = 0,
     FK_ZAHLART_UNBAR = 1,
     FK_ZAHLART_KEINE = 2,

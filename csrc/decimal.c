@@ -193,7 +193,9 @@ static int without_trailing_zeros(int length, int scale, const char *out) {
     return out[length - 1] == '.' ? length - 1 : length;
 }
 
-static int places_of(fk_decimal_form form) { return form == FK_FORM_AMOUNT ? 2 : form == FK_FORM_QUANTITY ? 10 : MAX_SCALE; }
+static int places_of(fk_decimal_form form) {
+    return form == FK_FORM_AMOUNT ? 2 : form == FK_FORM_QUANTITY ? 10 : MAX_SCALE;
+}
 
 static int format_magnitude(wide value, int scale, int negative, fk_decimal_form form, char *out) {
     int places = places_of(form), length;
@@ -238,10 +240,11 @@ int fk_decimal_format(const fk_decimal *value, fk_decimal_form form, char *out) 
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-typedef struct number_text { /* [sign] digits [. digits] [e exponent], taken apart */
-    const char *digits;      /* the first digit; a point may stand between the digits */
-    const char *end;         /* behind the last digit */
-    int64_t scale;           /* of the last digit; negative if zeros are to be appended */
+/* [sign] digits [. digits] [e exponent], taken apart */
+typedef struct number_text {
+    const char *digits; /* the first digit; a point may stand between the digits */
+    const char *end;    /* behind the last digit */
+    int64_t scale;      /* of the last digit; negative if zeros are to be appended */
     int negative;
 } number_text;
 

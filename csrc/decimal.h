@@ -8,7 +8,7 @@
 /* cffi:begin */
 
 typedef struct fk_decimal {
-    uint64_t low;     /* value = (high * 2^64 + low) / 10^scale */
+    uint64_t low; /* value = (high * 2^64 + low) / 10^scale */
     uint32_t high;
     uint8_t scale;    /* 0..28 */
     uint8_t negative; /* 0 or 1; 0 for zero */

@@ -7,7 +7,8 @@
  */
 #include "internal.h"
 
-enum { /* of the elements of a log message */
+/* of the elements of a log message */
+enum {
     TAG_OPERATION_TYPE = 0x80,
     TAG_CLIENT_ID = 0x81,
     TAG_PROCESS_DATA = 0x82,
@@ -23,8 +24,7 @@ enum { /* of the elements of a log message */
 /* No element may be longer: keeps every sum of lengths far away from overflow. */
 #define MAX_ELEMENT ((size_t)1 << 30)
 
-static void put_header(writer *w, uint8_t tag, size_t length)
-{
+static void put_header(writer *w, uint8_t tag, size_t length) {
     uint8_t header[2 + sizeof length];
     size_t count = 0;
     header[count++] = tag;
@@ -43,15 +43,13 @@ static void put_header(writer *w, uint8_t tag, size_t length)
     put(w, header, count);
 }
 
-static void put_tlv(writer *w, uint8_t tag, const void *value, size_t length)
-{
+static void put_tlv(writer *w, uint8_t tag, const void *value, size_t length) {
     put_header(w, tag, length);
     put(w, value, length);
 }
 
 /* Minimal two's complement of `number`, which is int64_t by its bits unless `is_unsigned`. */
-static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned)
-{
+static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned) {
     uint8_t bytes[9];
     size_t first = 0;
     const int negative = !is_unsigned && (number >> 63) != 0;
@@ -66,14 +64,13 @@ static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned
 }
 
 static const int64_t MIN_UTC_TIME_MS = INT64_C(-631152000000); /* 1950-01-01T00:00:00Z */
-static const int64_t MAX_UTC_TIME_MS = INT64_C(2524607999999);  /* 2049-12-31T23:59:59.999Z */
+static const int64_t MAX_UTC_TIME_MS = INT64_C(2524607999999); /* 2049-12-31T23:59:59.999Z */
 
-static int put_time(writer *w, int format, int64_t unix_ms)
-{
+static int put_time(writer *w, int format, int64_t unix_ms) {
     char text[19], *at;
     calendar m;
     int64_t ticks;
-    if (unix_ms < -UNIX_EPOCH_TICKS / TICKS_PER_MILLISECOND || 
+    if (unix_ms < -UNIX_EPOCH_TICKS / TICKS_PER_MILLISECOND ||
         unix_ms > (LAST_TICK - UNIX_EPOCH_TICKS) / TICKS_PER_MILLISECOND) {
         return FK_E_ARGUMENT; /* also keeps the product in range */
     }
@@ -103,32 +100,27 @@ static int put_time(writer *w, int format, int64_t unix_ms)
         *at++ = '.';
         at = put_digits(at, m.ticks / (int)TICKS_PER_MILLISECOND, 3);
         break;
-    case FK_TIME_GENERALIZED:
-        break;
-    default:
-        return FK_E_ARGUMENT;
+    case FK_TIME_GENERALIZED: break;
+    default: return FK_E_ARGUMENT;
     }
     *at++ = 'Z';
     put_tlv(w, TAG_GENERALIZED_TIME, text, (size_t)(at - text));
     return FK_OK;
 }
 
-static int valid_signer(const fk_log_signer *signer)
-{
+static int valid_signer(const fk_log_signer *signer) {
     return (signer->version == 2 || signer->version == 3) && signer->time_format <= FK_TIME_GENERALIZED_MS;
 }
 
-static void put_head(writer *w, const fk_log_signer *signer, uint8_t type)
-{
+static void put_head(writer *w, const fk_log_signer *signer, uint8_t type) {
     const uint8_t oid[9] = {0x04, 0x00, 0x7F, 0x00, 0x07, 0x03, 0x07, 0x01, type};
     put_tlv(w, TAG_INTEGER, &signer->version, 1);
     put_tlv(w, TAG_OID, oid, sizeof oid);
 }
 
-static void put_signer(writer *w, const fk_log_signer *signer)
-{
-    const uint8_t oid[10] = {0x04, 0x00, 0x7F, 0x00, 0x07, 0x01, 0x01, 0x04, signer->algorithm[0],
-                             signer->algorithm[1]};
+static void put_signer(writer *w, const fk_log_signer *signer) {
+    const uint8_t oid[10] = {
+        0x04, 0x00, 0x7F, 0x00, 0x07, 0x01, 0x01, 0x04, signer->algorithm[0], signer->algorithm[1]};
     put_tlv(w, TAG_OCTET_STRING, signer->serial, sizeof signer->serial);
     put_header(w, TAG_SEQUENCE, sizeof oid + 2);
     put_tlv(w, TAG_OID, oid, sizeof oid);
@@ -136,8 +128,7 @@ static void put_signer(writer *w, const fk_log_signer *signer)
 
 /* The end that all messages share: signatureCounter and logTime; then the status of the whole. */
 static int finish(writer *w, const fk_log_signer *signer, uint64_t counter, int64_t unix_ms, size_t *length,
-                  uint8_t *sha256)
-{
+                  uint8_t *sha256) {
     int status;
     put_integer(w, TAG_INTEGER, counter, 1);
     status = put_time(w, signer->time_format, unix_ms);
@@ -151,21 +142,20 @@ static int finish(writer *w, const fk_log_signer *signer, uint64_t counter, int6
     return sha256 == NULL ? FK_OK : fk_sha256((const uint8_t *)w->at, w->length, sha256);
 }
 
-int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id,
-                       size_t client_id_length, const uint8_t *process_data, size_t process_data_length,
-                       const size_t *chunks, size_t chunk_count, const uint8_t *process_type,
-                       size_t process_type_length, const uint8_t *external_data, size_t external_data_length,
-                       uint64_t transaction_number, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                       size_t capacity, size_t *length, uint8_t *sha256)
-{
+int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id, size_t client_id_length,
+                       const uint8_t *process_data, size_t process_data_length, const size_t *chunks,
+                       size_t chunk_count, const uint8_t *process_type, size_t process_type_length,
+                       const uint8_t *external_data, size_t external_data_length, uint64_t transaction_number,
+                       uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                       uint8_t *sha256) {
     static const char *const NAMES[3] = {"startTransaction", "updateTransaction", "finishTransaction"};
     char name[18];
     size_t name_length;
     writer w = {(char *)out, 0, capacity};
 
     if (!valid_signer(signer) || operation < FK_LOG_START || operation > FK_LOG_FINISH ||
-        client_id_length > MAX_ELEMENT || process_data_length > MAX_ELEMENT ||
-        process_type_length > MAX_ELEMENT || external_data_length > MAX_ELEMENT) {
+        client_id_length > MAX_ELEMENT || process_data_length > MAX_ELEMENT || process_type_length > MAX_ELEMENT ||
+        external_data_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
     }
     name_length = strlen(NAMES[operation - 1]);
@@ -205,11 +195,10 @@ int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t
     return finish(&w, signer, counter, unix_ms, length, sha256);
 }
 
-int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length,
-                  const uint8_t *origin, size_t origin_length, const uint8_t *user, size_t user_length,
-                  const uint8_t *data, size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                  size_t capacity, size_t *length, uint8_t *sha256)
-{
+int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length, const uint8_t *origin,
+                  size_t origin_length, const uint8_t *user, size_t user_length, const uint8_t *data,
+                  size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                  uint8_t *sha256) {
     writer w = {(char *)out, 0, capacity};
     if (!valid_signer(signer) || operation_length > MAX_ELEMENT || origin_length > MAX_ELEMENT ||
         user_length > MAX_ELEMENT || data_length > MAX_ELEMENT) {
@@ -231,8 +220,7 @@ int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t 
 }
 
 int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_length, uint64_t counter,
-                 int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length, uint8_t *sha256)
-{
+                 int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length, uint8_t *sha256) {
     writer w = {(char *)out, 0, capacity};
     if (!valid_signer(signer) || data_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
@@ -243,8 +231,7 @@ int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_l
     return finish(&w, signer, counter, unix_ms, length, sha256);
 }
 
-int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length)
-{
+int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length) {
     writer w = {(char *)out, 0, capacity};
     const int status = put_time(&w, format, unix_ms);
     if (status != FK_OK) {
@@ -254,9 +241,8 @@ int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size
     return writer_full(&w) ? FK_E_SPACE : FK_OK;
 }
 
-int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length,
-                uint8_t *out, size_t capacity, size_t *length)
-{
+int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length, uint8_t *out,
+                size_t capacity, size_t *length) {
     writer trailer = {(char *)out, 0, 0}; /* counts only */
     writer w = {(char *)out, 0, capacity};
     if (tbs_length > MAX_ELEMENT || signature_length > MAX_ELEMENT) {
@@ -271,8 +257,7 @@ int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature,
 }
 
 /* Reads the INTEGER at *cursor into `size` big-endian bytes. */
-static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, uint8_t *out)
-{
+static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, uint8_t *out) {
     const uint8_t *at = *cursor;
     size_t length;
     if (end - at < 2 || at[0] != TAG_INTEGER || at[1] == 0 || at[1] >= 0x80) {
@@ -296,8 +281,7 @@ static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, 
     return FK_OK;
 }
 
-int fk_ecdsa_plain(const uint8_t *der, size_t der_length, size_t size, uint8_t *out)
-{
+int fk_ecdsa_plain(const uint8_t *der, size_t der_length, size_t size, uint8_t *out) {
     const uint8_t *cursor = der;
     const uint8_t *end = der + der_length;
     size_t content;

@@ -32,21 +32,21 @@ typedef struct fk_log_signer {
  * whose sum is process_data_length, for the indefinite form (A2 80 ... 00 00). process_type and
  * external_data: NULL leaves the element out.
  */
-int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id,
-                       size_t client_id_length, const uint8_t *process_data, size_t process_data_length,
-                       const size_t *chunks, size_t chunk_count, const uint8_t *process_type,
-                       size_t process_type_length, const uint8_t *external_data, size_t external_data_length,
-                       uint64_t transaction_number, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                       size_t capacity, size_t *length, uint8_t *sha256);
+int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id, size_t client_id_length,
+                       const uint8_t *process_data, size_t process_data_length, const size_t *chunks,
+                       size_t chunk_count, const uint8_t *process_type, size_t process_type_length,
+                       const uint8_t *external_data, size_t external_data_length, uint64_t transaction_number,
+                       uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                       uint8_t *sha256);
 
 /*
  * System log. data: the TLVs inside systemOperationData (version 2) or eventData (version 3). origin and
  * user are written in version 3 only; user: NULL if no user triggered the event.
  */
-int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length,
-                  const uint8_t *origin, size_t origin_length, const uint8_t *user, size_t user_length,
-                  const uint8_t *data, size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                  size_t capacity, size_t *length, uint8_t *sha256);
+int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length, const uint8_t *origin,
+                  size_t origin_length, const uint8_t *user, size_t user_length, const uint8_t *data,
+                  size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                  uint8_t *sha256);
 
 /* Audit log. data: seAuditData, the vendor's own bytes. */
 int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_length, uint64_t counter,
@@ -56,8 +56,8 @@ int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_l
 int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length);
 
 /* The finished message: SEQUENCE { tbs, OCTET STRING signature }. out must not overlap the inputs. */
-int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length,
-                uint8_t *out, size_t capacity, size_t *length);
+int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length, uint8_t *out,
+                size_t capacity, size_t *length);
 
 /*
  * An ECDSA signature from DER (SEQUENCE of two INTEGERs) to the plain r || s of TR-03111, size bytes each

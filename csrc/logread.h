@@ -59,8 +59,8 @@ typedef struct fk_log_message {
     uint32_t chunks;   /* of the process data */
     uint32_t findings; /* fk_log_finding */
     uint32_t version;
-    uint8_t type;      /* 1 transaction, 2 system, 3 audit, 0 unknown */
-    uint8_t time_tag;  /* 02 Unix time, 17 UTCTime, 18 GeneralizedTime */
+    uint8_t type;     /* 1 transaction, 2 system, 3 audit, 0 unknown */
+    uint8_t time_tag; /* 02 Unix time, 17 UTCTime, 18 GeneralizedTime */
     uint8_t has_audit_data;
     uint8_t chunked; /* the process data is constructed (A2) */
     uint32_t fault;  /* on an error: the offset that it is about */

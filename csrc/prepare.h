@@ -7,15 +7,16 @@
 
 /* cffi:begin */
 
-#define FK_MAX_DEPTH 32        /* nesting of values that are skipped */
+#define FK_MAX_DEPTH 32 /* nesting of values that are skipped */
 
 typedef struct fk_error {
-    int64_t offset;   /* byte of the request where the trouble is; after FK_E_SPACE the arena bytes to try */
-    char path[64];    /* cbChargeItems[3].Amount; terminated, empty if outside of any member */
-    char detail[64];  /* terminated */
+    int64_t offset;  /* byte of the request where the trouble is; after FK_E_SPACE the arena bytes to try */
+    char path[64];   /* cbChargeItems[3].Amount; terminated, empty if outside of any member */
+    char detail[64]; /* terminated */
 } fk_error;
 
-typedef struct fk_slice { /* a text in the arena; length -1 is null */
+/* a text in the arena; length -1 is null */
+typedef struct fk_slice {
     int64_t offset;
     int64_t length;
 } fk_slice;

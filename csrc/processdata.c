@@ -15,7 +15,8 @@ static const char *const BON_TYP[] = {
 };
 _Static_assert(sizeof BON_TYP / sizeof *BON_TYP == FK_BON_AVRECHNUNG + 1, "a text for every fk_bon_typ");
 
-typedef struct payment_key { /* one entry of the payment part */
+/* one entry of the payment part */
+typedef struct payment_key {
     exact_sum sum;
     int non_cash;
     size_t code_length; /* 0 is EUR */
@@ -51,8 +52,8 @@ static int historic_column(const fk_decimal *rate) {
     return decimal_is_tenths(rate, 107) ? 3 : decimal_is_tenths(rate, 55) ? 4 : 5;
 }
 
-static int add_charges(const fk_item *charges, size_t count, uint32_t options, exact_sum columns[5],
-                       exact_sum *total, fk_payload *result) {
+static int add_charges(const fk_item *charges, size_t count, uint32_t options, exact_sum columns[5], exact_sum *total,
+                       fk_payload *result) {
     for (size_t i = 0; i < count; i++) {
         const fk_item *item = &charges[i];
         fk_charge_case c;
@@ -205,18 +206,13 @@ static int add_pays(const fk_item *pays, size_t count, int void_receipt, uint32_
         }
         sum_add(total, &item->amount, negate);
         switch (c.pay_class) {
-        case FK_PAY_CASH:
-            status = add_payment(p, 0, NULL, 0, &item->amount, negate);
-            break;
+        case FK_PAY_CASH: status = add_payment(p, 0, NULL, 0, &item->amount, negate); break;
         case FK_PAY_CASH_FOREIGN:
-        case FK_PAY_NON_CASH:
-            status = add_one_payment(item, c.pay_class == FK_PAY_NON_CASH, options, p, result);
-            break;
+        case FK_PAY_NON_CASH: status = add_one_payment(item, c.pay_class == FK_PAY_NON_CASH, options, p, result); break;
         case FK_PAY_INTERNAL: /* on the wire: no sign rule, and void receipts are not turned round */
             sum_add(column5, &item->amount, strict ? !negate : !void_receipt);
             break;
-        default:
-            sum_add(column5, &item->amount, !negate);
+        default: sum_add(column5, &item->amount, !negate);
         }
         if (status != FK_OK) return blame(result, i, 1, item, status);
     }
@@ -284,8 +280,8 @@ static int put_receipt(const fk_receipt_case *c, uint32_t options, const fk_item
     status = add_pays(pays, pay_count, (c->flags & FK_FLAG_VOID) != 0, options, &columns[4], &pay_total, &p, result);
     if (status != FK_OK) return status;
 
-    int no_payment = c->bon_typ == FK_BON_AVTRAINING || c->bon_typ == FK_BON_AVBELEGABBRUCH ||
-                     c->bon_typ == FK_BON_AVSACHBEZUG;
+    int no_payment =
+        c->bon_typ == FK_BON_AVTRAINING || c->bon_typ == FK_BON_AVBELEGABBRUCH || c->bon_typ == FK_BON_AVSACHBEZUG;
     if (no_payment && p.count) result->warnings |= FK_WARN_PAYMENT_NOT_ALLOWED;
     if (!sum_equal(&charge_total, &pay_total)) result->warnings |= FK_WARN_UNBALANCED;
     if (strict && c->kind == FK_KIND_FAIL_TRANSACTION) { /* an aborted receipt shows zeros */
@@ -389,15 +385,12 @@ int fk_process_data(int64_t receipt_case, uint32_t options, const fk_item *charg
     case FK_PROCESS_RECEIPT:
         status = put_receipt(&c, options, charges, charge_count, pays, pay_count, &w, result);
         break;
-    case FK_PROCESS_ORDER:
-        status = put_order(charges, charge_count, options, &w, result);
-        break;
+    case FK_PROCESS_ORDER: status = put_order(charges, charge_count, options, &w, result); break;
     case FK_PROCESS_OTHER:
         other = other_text(&c);
         put(&w, other, strlen(other));
         break;
-    default:
-        break;
+    default: break;
     }
     if (status != FK_OK) return status;
     result->length = (int64_t)w.length;

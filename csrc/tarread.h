@@ -34,8 +34,8 @@ typedef struct fk_tar_scan {
  * files. It stops in front of what does not lie wholly in the bytes; a file larger than `large` bytes ends the
  * scan and is not whole. length is below 2^31. On FK_E_TAR_* the members of *scan say what was read before.
  */
-int fk_tar_scan_entries(const uint8_t *data, size_t length, uint32_t large, fk_tar_entry *entries,
-                        size_t capacity, fk_tar_scan *scan);
+int fk_tar_scan_entries(const uint8_t *data, size_t length, uint32_t large, fk_tar_entry *entries, size_t capacity,
+                        fk_tar_scan *scan);
 
 /* cffi:end */
 

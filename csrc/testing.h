@@ -12,9 +12,7 @@ typedef enum fk_decimal_form {
     FK_FORM_QUANTITY = 2   /* up to ten decimals, half away from zero, no trailing zeros: 0.451, 2 */
 } fk_decimal_form;
 
-
 #define FK_DECIMAL_TEXT 72 /* room for every text the functions below write */
-
 
 /* -1, 0 or 1; the scale does not matter. */
 int fk_decimal_compare(const fk_decimal *left, const fk_decimal *right);
@@ -24,7 +22,8 @@ int fk_decimal_format(const fk_decimal *value, fk_decimal_form form, char *out);
 /* |amount / quantity| in form AMOUNT, "0.00" if quantity is 0. */
 int fk_unit_price(const fk_decimal *amount, const fk_decimal *quantity, char *out);
 
-typedef struct fk_item { /* a charge item or a pay item */
+/* a charge item or a pay item */
+typedef struct fk_item {
     int64_t item_case;
     fk_decimal quantity;
     fk_decimal amount;
