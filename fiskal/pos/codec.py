@@ -124,7 +124,7 @@ def encode_response(response: ReceiptResponse) -> bytes:
     except ValueError:  # as for a request
         _require_finite(response, ValueError)
         raise
-    if _may_hold_not_finite(data):
+    if response.ft_charge_items or response.ft_pay_items:  # nothing else of a response is a decimal
         _require_finite(response, ValueError)
     if data.isascii():
         return data
