@@ -104,11 +104,11 @@ def _simulated(
     help="Two signatures at payment, or a start at the first item and a finish; or orders and bills.",
 )
 @click.option("--items", type=click.IntRange(1, 1000), default=12, show_default=True, help="Mean per basket.")
-@click.option("--orders-per-bill", type=click.FloatRange(0, 100), default=3.0, show_default=True)
+@click.option("--orders-per-bill", type=common.NumberRange(0, 100), default=3.0, show_default=True)
 @click.option(
     "--receipts-per-hour",
     metavar="N",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=common.NumberRange(0, 3600, min_open=True),
     help="Of each checkout. [default: no pauses, which shows the most the TSE can do]",
 )
 @click.option(
@@ -133,13 +133,13 @@ def _simulated(
 @click.option(
     "--warmup",
     metavar="S",
-    type=click.FloatRange(0, 3600),
+    type=common.NumberRange(0, 3600),
     help="Not measured.  [default: 5, 0 with a trace]",
 )
 @click.option(
     "--duration",
     metavar="S",
-    type=click.FloatRange(0, 86400, min_open=True),
+    type=common.NumberRange(0, 86400, min_open=True),
     help="Of each run.  [default: 30, or as long as the trace]",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same customers every time.")

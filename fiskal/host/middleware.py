@@ -17,7 +17,7 @@ import msgspec
 from fiskal import clock as clocks
 from fiskal.clock import Clock
 from fiskal.conversation import Call, drive
-from fiskal.core import Prepared, format_ticks, prepare
+from fiskal.core import format_ticks
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
 from fiskal.export import journal as journals
 from fiskal.germany.masterdata import canonical
@@ -47,6 +47,7 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid

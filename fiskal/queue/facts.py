@@ -12,8 +12,8 @@ from fiskal.store.interface import ActionRow, DoubtfulStartRow, OpenTransactionR
 
 if TYPE_CHECKING:
     from fiskal.clock import Clock
-    from fiskal.core import Prepared
     from fiskal.germany.signatures import SignatureBuilder
+    from fiskal.pos.prepared import Prepared
     from fiskal.queue.binding import ScuBinding
     from fiskal.queue.settings import QueueSettings
     from fiskal.queue.state import QueueState

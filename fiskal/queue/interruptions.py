@@ -57,12 +57,12 @@ from typing import Final, Protocol
 import msgspec
 
 from fiskal.clock import TICKS_PER_SECOND
-from fiskal.core import Prepared, prepare
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.germany import notifications, signatures
 from fiskal.germany.codes import ReceiptCase
 from fiskal.germany.texts import INTERRUPTED
 from fiskal.pos import SignaturItem
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.queue.dispatch import decide, kind_of
 from fiskal.queue.effects import Action, Outcome
 from fiskal.queue.facts import Lookups

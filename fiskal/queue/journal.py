@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Final
 
 from fiskal.clock import Clock
-from fiskal.core import Prepared, complete, format_ticks, sha256
+from fiskal.core import complete, format_ticks, sha256
 from fiskal.errors import StoreError
 from fiskal.germany import signatures
 from fiskal.germany.codes import COUNTRY_MASK, DE, State, country_name, to_int64
 from fiskal.germany.masterdata import NO_MASTER_DATA
 from fiskal.pos import ReceiptResponse, SignaturItem, encode_response
+from fiskal.pos.prepared import Prepared
 from fiskal.queue.effects import Action, Outcome, Transactions
 from fiskal.queue.ids import GuidSource, bytes_le
 from fiskal.queue.receipts.closings import MIGRATION_TYPE

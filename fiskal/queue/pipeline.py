@@ -12,12 +12,12 @@ from functools import partial
 
 from fiskal.clock import TICKS_PER_SECOND
 from fiskal.conversation import Call
-from fiskal.core import Prepared
 from fiskal.errors import FiskalError, ReceiptRejected, StoreError
 from fiskal.germany import signatures
 from fiskal.germany.codes import VERSION_2, VERSION_MASK, ReceiptFlag
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.pos import SignaturItem
+from fiskal.pos.prepared import Prepared
 from fiskal.queue import checks, receipt_request
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.dispatch import decide, kind_of

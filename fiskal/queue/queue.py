@@ -13,10 +13,11 @@ import msgspec
 
 from fiskal.clock import Clock
 from fiskal.conversation import Conversation, drive
-from fiskal.core import Prepared, format_ticks, prepare
+from fiskal.core import format_ticks
 from fiskal.errors import FiskalError, StoreError
 from fiskal.germany.codes import DE, ReceiptCase, ReceiptFlag
 from fiskal.pos import ReceiptRequest, encode_request
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.queue import checks, identity
 from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.dispatch import kind_of

@@ -153,6 +153,20 @@ def test_a_missing_row_is_found(journal: tuple[Path, str], table: str, tmp_path:
     assert not report.ok
 
 
+@pytest.mark.parametrize("total", ["sNaN", "NaN", "-Infinity", "a"])
+def test_a_total_that_is_no_number_is_found(journal: tuple[Path, str], total: str, tmp_path: Path) -> None:
+    copy = tmp_path / STORE_NAME
+    source = sqlite3.connect(journal[0])
+    target = sqlite3.connect(copy)
+    source.backup(target)
+    source.close()
+    target.execute("UPDATE ftQueue SET ftReceiptTotalizer = ?", (total,))
+    target.commit()
+    target.close()
+    report = check((copy, journal[1]))
+    assert any(f"ftReceiptTotalizer {total!r} is no number" in str(each) for each in report.problems)
+
+
 def test_a_receipt_that_is_taken_away_or_given_to_an_error_is_found(
     journal: tuple[Path, str], tmp_path: Path
 ) -> None:

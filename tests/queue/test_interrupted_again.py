@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fiskal.core import prepare
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
+from fiskal.pos.prepared import prepare
 from fiskal.queue.receipts.reconcile import DOUBTFUL
 from fiskal.queue.receipts.transactions import DROPPED
 from fiskal.queue.work import ABORTED_BASE64

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from fiskal.core import prepare
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.pos import ReceiptRequest, decode_response
+from fiskal.pos.prepared import prepare
 from fiskal.queue.line import Place, QueueBusy
 from fiskal.queue.queue import Queue
 from fiskal.queue.settings import QueueSettings

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from fiskal.core import prepare
 from fiskal.germany import notifications, signatures
 from fiskal.germany.codes import ReceiptFlag
 from fiskal.pos import SignaturItem
+from fiskal.pos.prepared import prepare
 from fiskal.queue.effects import Action
 from fiskal.queue.receipts import reconcile, transactions
 from fiskal.queue.work import Work, start_time

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, from_unix, now, to_unix
 from fiskal.errors import ConfigurationError
+from fiskal.files import staged_path, write_atomically
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
 from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict, request_sha256
 from fiskal.scu.errors import ClientError, Misconfigured, TseRejected
@@ -41,8 +42,6 @@ from fiskal.scu.software.folder import (
     Description,
     FolderLock,
     read_checkpoint,
-    staged_path,
-    write_atomically,
     write_checkpoint,
 )
 from fiskal.scu.software.limits import (
