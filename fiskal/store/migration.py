@@ -18,11 +18,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from fiskal.errors import StoreError
+from fiskal.lazy import LazyModule
 from fiskal.store.damage import DAMAGE, store_error
 from fiskal.store.guids import to_bytes
 from fiskal.store.interface import (
@@ -49,6 +50,11 @@ from fiskal.store.schema import (
     version_of,
 )
 from fiskal.store.writer import BadChange, Writer
+
+if TYPE_CHECKING:
+    import sqlite_utils
+else:
+    sqlite_utils = LazyModule("sqlite_utils")  # a store that is up to date has no use for it
 
 _log = logging.getLogger("fiskal.store")
 
@@ -322,12 +328,11 @@ def _discard(target: Path) -> None:
 
 
 def _has(connection: sqlite3.Connection, table: str) -> bool:
-    found = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?", (table,))
-    return found.fetchone() is not None
+    return sqlite_utils.Database(connection, execute_plugins=False)[table].exists()
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
-    return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+    return sqlite_utils.Database(connection, execute_plugins=False)[table].count
 
 
 def _identity(connection: sqlite3.Connection) -> bytes:
