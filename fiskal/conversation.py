@@ -70,7 +70,8 @@ class Call(Need[T]):
     __slots__ = ("_action", "way")
 
     def __init__(self, action: Callable[[], T], way: Way = Way.BLOCK) -> None:
-        super().__init__()
+        self.done = False
+        self.error = None
         self._action = action
         self.way = way
 
@@ -86,10 +87,11 @@ class Durable(Need[None]):
     way = Way.DISK
 
     def __init__(self, change: Any, flush: Callable[[], None]) -> None:
-        super().__init__()
+        self.done = False
+        self.error = None
+        self.answer = None
         self.change = change
         self._flush = flush
-        self.answer = None
 
     def call(self) -> None:
         """Flush what was submitted so far, if nobody else did. Raises StoreError; then nothing of it was stored."""

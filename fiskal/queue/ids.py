@@ -21,9 +21,8 @@ def new_guid() -> str:
 
 def time_ordered(unix_ns: int, random: bytes) -> str:
     """The GUID of version 7 for a moment and 8 random bytes."""
-    milliseconds, rest_ns = divmod(unix_ns, 1_000_000)
-    stamp, tail = f"{milliseconds:012x}"[-12:], random.hex()
-    return f"{stamp[:8]}-{stamp[8:]}-7{(rest_ns << 12) // 1_000_000:03x}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
+    stamp, tail = f"{(unix_ns << 12) // 1_000_000:015x}"[-15:], random.hex()
+    return f"{stamp[:8]}-{stamp[8:12]}-7{stamp[12:]}-{_VARIANT[tail[0]]}{tail[1:4]}-{tail[4:]}"
 
 
 _VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from fiskal.clock import Clock
+from fiskal.conversation import Durable
 from fiskal.core import complete, format_ticks, sha256
 from fiskal.errors import StoreError
 from fiskal.germany import signatures
@@ -151,12 +152,14 @@ class QueueJournal:
         await self.commit(change)
         work.effects.apply(self.transactions)
 
-    async def complete(
+    def complete(
         self, item: QueueItemRow, work: Work, outcome: Outcome, export_due: JournalDERow | None
-    ) -> bytes:
-        """T2: the answer, its place in the chain and everything the receipt changed, in one commit.
+    ) -> tuple[bytes, Durable]:
+        """T2: the answer, its place in the chain and everything the receipt changed, in one commit, which is submitted;
+        :meth:`settle` when it is durable.
 
-        The response text, exactly as it is stored and hashed. Raises StoreError.
+        ``export_due`` is the export of the TSE's log that the receipt asks for. The response text, exactly as it is
+        stored and hashed. Raises StoreError.
         """
         state = self.state
         assert item.ftQueueRow > state.current_row, "items are answered in the order of their rows"
@@ -200,8 +203,15 @@ class QueueJournal:
                 change.scus.append(scu_row)
         if export_due is not None:
             change.exports.append(export_due)
-        await self._answer(change, work)
-        return text
+        if work.effects:
+            work.effects.write(state.queue_no, change)
+        return text, self.store.submit(change)
+
+    def settle(self, work: Work) -> None:
+        """The answer of a receipt is durable: memory and disk are the same again."""
+        if work.effects:
+            work.effects.apply(self.transactions)
+        self.stale = False
 
     async def reject(
         self, item: QueueItemRow, work: Work, message: str, make: Callable[[int, str], SignaturItem]
@@ -230,17 +240,11 @@ class QueueJournal:
         self.stale = True
         state.current_row = item.ftQueueRow
         change.queues.append(state.row(now))
-        await self._answer(change, work)
-        return text
-
-    async def _answer(self, change: Change, work: Work) -> None:
         if work.effects:
-            work.effects.write(self.state.queue_no, change)
-            await self.store.submit(change)
-            work.effects.apply(self.transactions)
-        else:
-            await self.store.submit(change)
-        self.stale = False
+            work.effects.write(state.queue_no, change)
+        await self.store.submit(change)
+        self.settle(work)
+        return text
 
     def _response(
         self,

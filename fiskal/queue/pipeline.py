@@ -204,7 +204,9 @@ class Pipeline:
         if work.export_due and self._exports.wanted:
             number = state.receipt_numerator + 1
             due = self._exports.due(item.ftQueueItemId, number, work.binding.scu_id, self.journal.clock())
-        text = await self.journal.complete(item, work, outcome, due)
+        text, durable = self.journal.complete(item, work, outcome, due)
+        await durable
+        self.journal.settle(work)
         if due is not None:
             self.due.append(due)
         if work.alarms:

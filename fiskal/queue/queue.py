@@ -222,7 +222,8 @@ class Queue:
     ) -> tuple[bytes | None, list[JournalDERow]]:
         """Sign at the head of the line; also what is to be exported afterwards."""
         self._used_at = time.monotonic()
-        await self._catch_up()
+        if self.journal.stale or self._abandoned:
+            await self._catch_up()
         pipeline, state = self._pipeline, self.journal.state
         if item is None:
             if (
@@ -246,10 +247,9 @@ class Queue:
         return text, due
 
     async def _catch_up(self) -> None:
-        """Read the state again if memory may differ from the disk. Raises StoreError."""
-        if self.journal.stale or self._abandoned:
-            self._abandoned = False
-            await self.interruptions.load()
+        """Read the state again: memory may differ from the disk. Raises StoreError."""
+        self._abandoned = False
+        await self.interruptions.load()
 
     # ---- a zero receipt of the queue's own -------------------------------------------------------
 
@@ -276,7 +276,8 @@ class Queue:
     async def _recover(self, place: Place, settings: QueueSettings) -> bytes:
         try:
             await place
-            await self._catch_up()
+            if self.journal.stale or self._abandoned:
+                await self._catch_up()
             if self.journal.state.migrated:
                 raise checks.migrated()
             return await self._sign_own(self._zero_request(), settings)

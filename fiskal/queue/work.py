@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("fiskal.queue")
 
-_Answer = TypeVar("_Answer", StartTransactionResponse, UpdateTransactionResponse, FinishTransactionResponse)
 _T = TypeVar("_T")
 
 MISMATCH_TYPE = "4445000000000000-SignatureMismatch"
@@ -57,15 +56,20 @@ class TseCall(Need[_T]):
     Whoever drives the conversation makes it at the TSE, or answers it from the record of the SCU.
     """
 
-    __slots__ = ("arguments", "binding", "client", "method", "way")
+    __slots__ = ("arguments", "binding", "client", "method")
 
     def __init__(self, binding: ScuBinding, client: ScuClient, method: str, *arguments: Any) -> None:
-        super().__init__()
+        self.done = False
+        self.error = None
         self.binding = binding
         self.client = client
         self.method = method
         self.arguments = arguments
-        self.way = Way.COMPUTE if binding.capabilities.computes_only else Way.BLOCK
+
+    @property
+    def way(self) -> Way:  # type: ignore[override]
+        """As the SCU declares it when the call is about to be made."""
+        return Way.COMPUTE if self.binding.capabilities.computes_only else Way.BLOCK
 
     def call(self) -> _T:
         answer: _T = getattr(self.client, self.method)(*self.arguments)
@@ -133,11 +137,6 @@ class Work(Facts):
         except SignatureMismatch as error:
             self._alarm(error.mismatch)
             raise
-        return self._seen(answer)
-
-    def _seen(self, answer: _Answer) -> _Answer:
-        if answer.signature_data.mismatch is not None:
-            self._alarm(answer.signature_data.mismatch)
         return answer
 
     def _alarm(self, found: Mismatch) -> None:
@@ -275,11 +274,9 @@ class Work(Facts):
                 self._lost_start()
                 raise
             number = start.transaction_number
-            self._seen(start)
             self._note_call("S", number, start)
             self._note_begun()
             if finish is not None:
-                self._seen(finish)
                 self._note_call("F", number, finish)
                 return start, finish
             if isinstance(error, SignatureMismatch):

@@ -46,7 +46,8 @@ async def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
     reference = work.reference
     known = work.open_transaction(reference)
     if work.implicit:
-        await transactions.clear_orphan(work)
+        if known is not None:
+            await transactions.clear_orphan(work, known)
         start, finish = await work.implicit_transaction(
             reference, request.process_type, work.process_data_base64
         )

@@ -36,7 +36,9 @@ class _CaseData(msgspec.Struct):
 
 async def start(work: Work) -> Outcome:
     """0x0008: begin a transaction under this cbReceiptReference."""
-    await clear_orphan(work)
+    known = work.open_transaction(work.reference)
+    if known is not None:
+        await clear_orphan(work, known)
     response = await work.start(work.reference)
     return _step(work, work.signatures.start(response.signature_data), f"ST{response.transaction_number}")
 
@@ -148,15 +150,12 @@ def _numbers(work: Work) -> list[int]:
         ) from error
 
 
-async def clear_orphan(work: Work) -> None:
-    """Make room for a receipt whose reference is taken.
+async def clear_orphan(work: Work, known: OpenTransactionRow) -> None:
+    """Make room for a receipt whose reference is taken by ``known``.
 
     A transaction the POS started itself is an error of the POS. One that an implicit receipt left behind
     when its finish failed is closed as aborted, so that the POS can simply send its receipt again.
     """
-    known = work.open_transaction(work.reference)
-    if known is None:
-        return
     if not known.implicit:
         raise checks.already_started(work.reference, known.TransactionNumber)
     try:
