@@ -23,6 +23,7 @@ class _FFI:
     def buffer(self, cdata: CData, size: int = ...) -> Buffer: ...
     def from_buffer(self, cdecl: str, data: bytes | bytearray | memoryview, require_writable: bool = ...) -> CData: ...
     def string(self, cdata: CData, maxlen: int = ...) -> bytes: ...
+    def unpack(self, cdata: CData, length: int) -> list[int]: ...
     def sizeof(self, cdecl: str | CData) -> int: ...
 
 ffi: Final[_FFI]
@@ -30,6 +31,13 @@ ffi: Final[_FFI]
 class _Lib:
     FK_OK: Final[int]
     FK_E_SPACE: Final[int]
+    FK_DN_MAX_ID: Final[int]
+    FK_DN_MORE: Final[int]
+    FK_DN_E_START: Final[int]
+    FK_DN_E_FORM: Final[int]
+    FK_DN_E_ID: Final[int]
+    FK_DN_E_BASE64: Final[int]
+    FK_DN_E_PARAMETERS: Final[int]
     FK_E_ARGUMENT: Final[int]
     FK_E_OVERFLOW: Final[int]
     FK_E_SYNTAX: Final[int]
@@ -325,6 +333,43 @@ class _Lib:
     def fk_log_join(self, data: Bytes, length: int, out: CData, lengths: CData, /) -> int: ...
     def fk_tar_scan_entries(
         self, data: Bytes, length: int, large: int, entries: CData, capacity: int, scan: CData, /
+    ) -> int: ...
+    def fk_dn_request(
+        self,
+        command: int,
+        parameters: Bytes,
+        parameters_length: int,
+        id: Bytes,
+        id_length: int,
+        buffer: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        /,
+    ) -> int: ...
+    def fk_dn_read(
+        self,
+        data: Bytes,
+        length: int,
+        command: int,
+        id: Bytes,
+        id_length: int,
+        out: CData,
+        spans: CData,
+        capacity: int,
+        /,
+    ) -> int: ...
+    def fk_dn_stream_begin(self, stream: CData, command: int, id: Bytes, id_length: int, /) -> int: ...
+    def fk_dn_stream_feed(
+        self,
+        stream: CData,
+        piece: Bytes,
+        length: int,
+        out: CData,
+        capacity: int,
+        written: CData,
+        done: CData,
+        /,
     ) -> int: ...
 
 lib: Final[_Lib]
