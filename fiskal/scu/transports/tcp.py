@@ -2,7 +2,8 @@
 
 One connection is kept and made again when it is gone. Every byte counts against the deadline: a peer that sends one
 byte a second is not waited for longer than one that sends none. After anything but a whole answer the connection is
-closed, because what the peer may still send on it would be taken for the answer to the next frame.
+closed, because what the peer may still send on it would be taken for the answer to the next frame; unless the protocol
+tells answers apart by their ids, and so can go on after a silence.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from fiskal.scu.contract import Deadline
-from fiskal.scu.transports import Complete, Garbled, NoAnswer, NotSent
+from fiskal.scu.transports import Complete, Garbled, NoAnswer, NotSent, Silence
 
 RECEIVE_BYTES: Final = 1 << 16
 KEEP_ALIVE_IDLE_S: Final = 15
@@ -48,7 +49,8 @@ class TcpTransport:
     was made; it is waited for, and kept in :attr:`greeted`. With ``tls`` the connection is encrypted;
     ``fingerprint`` is the SHA-256 (32 bytes) of the one certificate (DER) the peer may show. ``connect_timeout_s``
     limits name, connection, handshake and greeting together, ``answer_timeout_s`` a call without a deadline;
-    an answer longer than ``max_answer_bytes`` is :class:`Garbled`. The look-up of a name is the resolver's, which
+    an answer longer than ``max_answer_bytes`` is :class:`Garbled`. ``keep_when_silent`` keeps the connection when the
+    time is over. The look-up of a name is the resolver's, which
     knows no deadline: an address has none of its delays.
     """
 
@@ -64,6 +66,7 @@ class TcpTransport:
         connect_timeout_s: float = 5.0,
         answer_timeout_s: float = 60.0,
         max_answer_bytes: int = 1 << 20,
+        keep_when_silent: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -78,6 +81,7 @@ class TcpTransport:
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._max_answer_bytes = max_answer_bytes
+        self._keep_when_silent = keep_when_silent
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         """Held while ``_socket`` changes and while another thread shuts it down: never one that is closed already,
@@ -275,6 +279,10 @@ class TcpTransport:
                 self._ensure(limit)
         try:
             return self._read(connection, self._complete, limit)
+        except Silence:
+            if not self._keep_when_silent:
+                self.disconnect()
+            raise
         except BaseException:
             self.disconnect()
             raise
@@ -295,7 +303,7 @@ class TcpTransport:
                         f"{self._max_answer_bytes}."
                     )
             if limit.expired:
-                raise NoAnswer(f"{self.place} did not answer in time ({len(received)} bytes came).")
+                raise Silence(f"{self.place} did not answer in time ({len(received)} bytes came).")
             try:
                 connection.settimeout(max(limit.remaining(), 0.001))
                 some = connection.recv(RECEIVE_BYTES)
