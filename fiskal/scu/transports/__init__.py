@@ -35,6 +35,10 @@ class NotSent(TransportError):
     """Nothing of the frame reached the TSE: not connected, no permission, refused, deadline passed before."""
 
 
+class InUse(NotSent):
+    """Another program has the device; it takes one at a time."""
+
+
 class NoAnswer(TransportError):
     """The frame, or a part of it, was sent and no complete answer came."""
 

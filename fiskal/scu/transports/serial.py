@@ -15,7 +15,7 @@ import threading
 from typing import Any, Final
 
 from fiskal.scu.contract import Deadline
-from fiskal.scu.transports import Complete, Garbled, NoAnswer, NotSent, Silence
+from fiskal.scu.transports import Complete, Garbled, InUse, NoAnswer, NotSent, Silence
 
 try:
     import serial
@@ -173,7 +173,7 @@ def _not_opened(port: str, error: Exception) -> NotSent:
     number = error.errno if isinstance(error, OSError) else None
     message = f"The port {port} cannot be opened: {error}."
     if number in (errno.EBUSY, errno.EAGAIN, errno.EWOULDBLOCK):
-        return NotSent(
+        return InUse(
             message,
             hint="Another program uses it: end it (for Diebold Nixdorf usually the vendor's web service), or let "
             "fiskal use that service.",

@@ -51,6 +51,7 @@ class WebSocketTransport:
         self._connect_timeout_s = connect_timeout_s
         self._answer_timeout_s = answer_timeout_s
         self._max_message_bytes = max_message_bytes
+        self._stack = contextlib.ExitStack()
         self._connection: Any = None
         self._closed = False
 
@@ -85,13 +86,15 @@ class WebSocketTransport:
         if deadline is not None:
             seconds = min(seconds, deadline.remaining())
         try:
-            self._connection = connect(
-                self.url,
-                open_timeout=max(seconds, 0.001),
-                close_timeout=0.5,
-                max_size=self._max_message_bytes,
-                compression=None,
-                proxy=None,
+            self._connection = self._stack.enter_context(
+                connect(
+                    self.url,
+                    open_timeout=max(seconds, 0.001),
+                    close_timeout=0.5,
+                    max_size=self._max_message_bytes,
+                    compression=None,
+                    proxy=None,
+                )
             )
         except (OSError, TimeoutError, InvalidHandshake, InvalidURI, EOFError) as error:
             raise NotSent(
@@ -105,10 +108,9 @@ class WebSocketTransport:
 
     def disconnect(self) -> None:
         """Close the connection, if there is one; the next call makes another."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(OSError, ConnectionClosed):
-                connection.close()
+        self._connection = None
+        with contextlib.suppress(OSError, ConnectionClosed):
+            self._stack.close()
 
     def close(self) -> None:
         """Close the connection for good. A call in progress ends with :class:`NoAnswer`."""

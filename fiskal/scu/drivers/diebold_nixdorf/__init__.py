@@ -93,9 +93,7 @@ def open(folder: Path, options: dict[str, Any], clock: Clock) -> ScuCore:
                 connect_timeout_s=chosen.connect_timeout_ms / 1000,
                 max_message_bytes=4 << 20,
             )
-            driver = DieboldNixdorfWeb(
-                service, chosen, pins, folder, known_open=lambda: dict(calls.open_transactions())
-            )
+            driver = DieboldNixdorfWeb(service, chosen, pins, folder, known_open=calls.open_transactions)
             exports = False
         else:
             link = Link(chosen)
@@ -105,7 +103,7 @@ def open(folder: Path, options: dict[str, Any], clock: Clock) -> ScuCore:
                 chosen,
                 pins,
                 clock,
-                known_numbers=lambda: frozenset(calls.open_transactions()),
+                known_open=calls.open_transactions,
                 answered_counter=calls.answered_counter,
             )
         return ScuCore(

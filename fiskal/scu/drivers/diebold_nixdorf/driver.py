@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
+
+import msgspec
 
 from fiskal.clock import Clock, from_unix
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
@@ -87,7 +89,7 @@ class _Again(Exception):
 
 
 class DieboldNixdorfTse:
-    """The :class:`fiskal.scu.driver.Driver`. ``known_numbers`` gives the open transactions whose starts were
+    """The :class:`fiskal.scu.driver.Driver`. ``known_open`` gives the open transactions whose starts were
     answered, so that a lost start is never taken for one of them; ``answered_counter`` the last counter an update of a
     number was answered with, so that a lost update is never taken for an earlier one with the same data."""
 
@@ -106,14 +108,14 @@ class DieboldNixdorfTse:
         pins: RefusedPins,
         clock: Clock,
         *,
-        known_numbers: Callable[[], frozenset[int]] = frozenset,
+        known_open: Callable[[], Mapping[int, object]] = dict,
         answered_counter: Callable[[int], int] = lambda number: 0,
     ) -> None:
         self._link = link
         self._options = options
         self._pins = pins
         self._clock = clock
-        self._known_numbers = known_numbers
+        self._known_open = known_open
         self._answered_counter = answered_counter
         self._slot = str(options.slot)
         self._serial: bytes | None = None
@@ -167,7 +169,7 @@ class DieboldNixdorfTse:
         try:
             transport.connect(deadline)
         except NotSent as error:
-            raise NotReached(str(error)) from error
+            raise NotReached(error) from error
         if transport.connections != self._connection:
             self._forget()
             connection = transport.connections
@@ -416,10 +418,23 @@ class DieboldNixdorfTse:
         return signed
 
     def finish(self, call: Call, deadline: Deadline | None) -> Signed:
+        known = call.transaction_number in self._known_open()
         signed = self._transaction(call, deadline)
+        if signed.start_time_stamp is None and not known:
+            signed = msgspec.structs.replace(signed, start_time_stamp=self._start_of(call, deadline))
         self._open.discard(call.transaction_number)
         self._counters.pop(call.transaction_number, None)
         return signed
+
+    def _start_of(self, call: Call, deadline: Deadline | None) -> int | None:
+        """When a transaction began that this SCU did not start, from the log. The signature is made already."""
+        try:
+            for message, _ in self._messages_of(call.transaction_number, deadline):
+                if (message.operation or "").lower() == "starttransaction":
+                    return message.log_time
+        except (LinkError, TarError) as error:
+            log.warning("the start of transaction %d cannot be read: %s", call.transaction_number, error)
+        return None
 
     def _transaction(self, call: Call, deadline: Deadline | None) -> Signed:
         """Sign, repairing once what can be repaired; never a second time what may have been signed."""
@@ -577,7 +592,7 @@ class DieboldNixdorfTse:
         if state & STATE_COMMAND_OPEN:
             self._void()
         if call.op == "start":
-            known = self._known_numbers() | before
+            known = self._known_open().keys() | before
             candidates = [number for number in self._started(call.client_id, deadline) if number not in known]
             for number in sorted(candidates):
                 for message, raw in self._messages_of(number, deadline):
@@ -1071,7 +1086,9 @@ def _copy_behind(source: _Source, out: Sink, after_counter: int) -> int:
     return last
 
 
-def _not_available(error: Exception) -> Unreachable:
+def _not_available(error: NotReached) -> ScuError:
+    if error.in_use:
+        return Misconfigured("DEVICE_IN_USE", f"The TSE is not available. {error}")
     return Unreachable("TSE_NOT_AVAILABLE", f"The TSE is not available. {error}")
 
 

@@ -17,7 +17,7 @@ from fiskal.frames import diebold_nixdorf as frames
 from fiskal.scu.contract import Deadline
 from fiskal.scu.drivers.diebold_nixdorf.codes import CMD_FOOTER_ERROR
 from fiskal.scu.drivers.diebold_nixdorf.options import Options
-from fiskal.scu.transports import Garbled, NoAnswer, NotSent, Silence, Transport
+from fiskal.scu.transports import Garbled, InUse, NoAnswer, NotSent, Silence, Transport
 from fiskal.scu.transports.traffic import logged_call
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,11 @@ class Refused(LinkError):
 
 
 class NotReached(LinkError):
-    """Nothing of the command reached the device."""
+    """Nothing of the command reached the device. ``in_use``: because another program has it."""
+
+    def __init__(self, error: Exception | str) -> None:
+        super().__init__(str(error))
+        self.in_use = isinstance(error, InUse)
 
 
 class NoResponse(LinkError):
@@ -162,7 +166,7 @@ class Link:
                 self.transport, self.transport.place, frame, limit, _secrets(command, parameters)
             )
         except NotSent as error:
-            raise NotReached(str(error)) from error
+            raise NotReached(error) from error
         except Silence as error:
             if command == GET_STATUS:
                 raise NoResponse(str(error), None) from error

@@ -636,7 +636,7 @@ def _ticks(text: str) -> int:
     return UNIX_EPOCH_TICKS + int(moment.timestamp()) * TICKS_PER_SECOND
 
 
-def _not_available(error: Exception) -> Unreachable:
+def _not_available(error: NotReached) -> Unreachable:
     return Unreachable("TSE_NOT_AVAILABLE", f"The TSE is not available. {error}")
 
 
