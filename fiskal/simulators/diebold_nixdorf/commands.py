@@ -112,6 +112,8 @@ class Interface:
             return [b"2", b"2"] if fault.kind == "wrong_pin" else [b"3", b"0"]
         self.near_full = fault is not None and fault.kind == "near_full"
         result = entry.run(self, request.parameters)
+        if fault is not None and fault.kind == "cert_expired":  # reported behind the work
+            raise Refused(Code.CERTIFICATE_EXPIRED)
         if request.command == 112 and fault is not None and fault.kind == "self_test_result":
             result = [str(fault.value or 2)]
             self.device.expire_self_test()
@@ -610,7 +612,6 @@ _INJECTED: Final = {
     "max_tx": Code.MAX_PARALLEL_TRANSACTIONS_REACHED,
     "max_sig": Code.MAX_SIGNATURES_REACHED,
     "max_clients": Code.MAX_REGISTERED_CLIENTS_REACHED,
-    "cert_expired": Code.CERTIFICATE_EXPIRED,
 }
 
 

@@ -65,7 +65,7 @@ class Rig:
             return {"port": at}
         if self.form == "tcp":
             return {"url": f"tcp://{at}"}
-        return {"transport": "web", "web_url": at, "request_timeout_ms": 2000, "transaction_timeout_ms": 4000}
+        return {"transport": "web", "web_url": at, "request_timeout_ms": 1000, "transaction_timeout_ms": 2000}
 
     def open(self, name: str = "scu", **options: Any) -> ScuCore:
         chosen = {

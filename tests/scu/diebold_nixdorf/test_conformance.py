@@ -367,7 +367,7 @@ def test_15_many_threads(rig: Rig) -> None:
 def test_16_one_program_at_a_serial_port(pty: Rig) -> None:
     assert pty.scu.get_tse_info()
     other = pty.open("other")
-    with pytest.raises(Misconfigured, match="The TSE is not available.*Another program uses it") as caught:
+    with pytest.raises(Misconfigured, match=r"The TSE is not available.*Another program uses it") as caught:
         other.get_tse_info()
     assert caught.value.code == "DEVICE_IN_USE"
     other.close()

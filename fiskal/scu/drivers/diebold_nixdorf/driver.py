@@ -57,11 +57,14 @@ CLIENT_ID_CHARACTERS: Final = frozenset(
 )
 MAX_CLIENTS: Final = 100
 MAX_OPEN_TRANSACTIONS: Final = 512
-EXPORT_RESTARTS: Final = 3
 TURN_S: Final = 0.1
 """How long an export keeps the device before others may sign."""
 LEFT_LOGGED_IN_S: Final = 60.0
 """How long the Admin stays logged in behind an export that nobody erases."""
+
+_TRIES: Final = 3
+_AWAY_PAUSE_S: Final = 0.1
+_RESTART_PAUSES_S: Final = (0.2, 1.0, 3.0)
 
 _INIT: Final = {"start": 200, "update": 202, "finish": 204}
 _END: Final = {"start": 201, "update": 203, "finish": 205}
@@ -83,9 +86,11 @@ _T = TypeVar("_T")
 class _Again(Exception):
     """The call was certainly not executed and is worth another try."""
 
-    def __init__(self, error: ScuError) -> None:
+    def __init__(self, error: ScuError, *, away: bool = False) -> None:
         super().__init__(str(error))
         self.error = error
+        self.away = away
+        """The device could not be reached."""
 
 
 class DieboldNixdorfTse:
@@ -447,16 +452,19 @@ class DieboldNixdorfTse:
             if not text.isascii() or not (text.isprintable() or not text):
                 raise ClientError("INVALID_PROCESS_DATA", "ProcessType and ClientId are printable ASCII.")
         limit = deadline or Deadline(self._options.transaction_timeout_ms / 1000)
-        first: ScuError | None = None
-        for _ in range(3):
+        tries = 0
+        while True:
+            known = self._connection
             try:
                 return self._try(call, limit)
             except _Again as again:
-                first = first or again.error
-                if limit.expired:
-                    break
-        assert first is not None
-        raise first
+                # A device that was there a moment ago may come back in time; one that was not is not waited for.
+                tries += not again.away
+                if limit.expired or tries == _TRIES or (again.away and known < 0 and not tries):
+                    raise again.error from again
+                if again.away:
+                    tries = max(tries, 1)
+                    time.sleep(min(_AWAY_PAUSE_S, limit.remaining()))
 
     def _try(self, call: Call, deadline: Deadline) -> Signed:
         """One try. Raises _Again if nothing was executed and another try may succeed; ScuError."""
@@ -467,7 +475,7 @@ class DieboldNixdorfTse:
         except Refused as error:
             raise self._repaired(error, call, deadline) from error
         except NotReached as error:
-            raise _Again(_not_available(error)) from error
+            raise _Again(_not_available(error), away=True) from error
         except NoResponse as error:
             # Nothing is signed before the End. What was begun is dropped by the next try, or by another client's.
             with contextlib.suppress(LinkError):
@@ -530,7 +538,7 @@ class DieboldNixdorfTse:
                 return signed
             raise codes.refusal(error.number) from error
         except NotReached as error:
-            raise _Again(_not_available(error)) from error
+            raise _Again(_not_available(error), away=True) from error
         except NoResponse as error:
             if error.state is not None and error.state & STATE_COMMAND_OPEN:
                 self._void()
@@ -931,7 +939,7 @@ class DieboldNixdorfTse:
         goes on behind what was given away if its beginning is the same."""
         given = 0
         digest = hashlib.sha256()
-        for attempt in range(EXPORT_RESTARTS + 1):
+        for attempt in range(len(_RESTART_PAUSES_S) + 1):
             again = hashlib.sha256()
             position = 0
             try:
@@ -951,7 +959,7 @@ class DieboldNixdorfTse:
                         position += len(fresh)
                         yield fresh
             except (Refused, NoResponse, NotReached) as error:
-                if attempt == EXPORT_RESTARTS or (
+                if attempt == len(_RESTART_PAUSES_S) or (
                     isinstance(error, Refused) and error.number == codes.NO_DATA_AVAILABLE and attempt
                 ):
                     raise _export_failed(error) from error
@@ -963,6 +971,9 @@ class DieboldNixdorfTse:
                 log.warning("the export broke behind %d bytes and is begun anew: %s", given, error)
                 with turn():
                     self._reset_export()
+                    if isinstance(error, Refused) and error.number == codes.SELF_TEST_REQUIRED:
+                        self._safely(None, lambda: self._test(None, initialized=True))
+                time.sleep(_RESTART_PAUSES_S[attempt])
             else:
                 if position < given:
                     raise TseRejected(
