@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.scu.contract import Deadline
-from fiskal.scu.transports import Garbled, NoAnswer, NotSent
+from fiskal.scu.transports import Garbled, NoAnswer, NotSent, Silence
 from fiskal.scu.transports.tcp import TcpTransport, client_context
 
 Script = Callable[[socket.socket, int], None]
@@ -398,3 +398,16 @@ def test_a_plain_peer_is_no_tls_peer() -> None:
         transport.call(b"a\0", Deadline(5))
     transport.close()
     peer.close()
+
+
+def test_a_silence_may_keep_the_connection() -> None:
+    """For protocols that tell answers apart by their ids, and ask on the same connection what happened."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        for keep in (True, False):
+            transport = TcpTransport(
+                "127.0.0.1", server.getsockname()[1], lambda received: 0, keep_when_silent=keep
+            )
+            with pytest.raises(Silence):
+                transport.call(b"ask", Deadline(0.05))
+            assert transport.connected is keep
+            transport.close()
