@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from fiskal.clock import Clock, from_unix
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
-from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict
+from fiskal.scu.driver import Call, Remembered, Signed, Verdict
 from fiskal.scu.drivers.diebold_nixdorf import codes, values
+from fiskal.scu.drivers.diebold_nixdorf.device import not_available
+from fiskal.scu.drivers.diebold_nixdorf.exports import Exports
 from fiskal.scu.drivers.diebold_nixdorf.link import (
     STATE_COMMAND_OPEN,
     STATE_INITIALIZED,
-    Link,
     LinkError,
     NoResponse,
     NotReached,
     Refused,
 )
-from fiskal.scu.drivers.diebold_nixdorf.options import PRODUCTION_CLIENT, Options
-from fiskal.scu.drivers.diebold_nixdorf.pins import RefusedPins
+from fiskal.scu.drivers.diebold_nixdorf.options import PRODUCTION_CLIENT
 from fiskal.scu.drivers.diebold_nixdorf.values import Slot
 from fiskal.scu.errors import (
     ClientError,
@@ -42,9 +39,8 @@ from fiskal.scu.errors import (
     TseRejected,
     Unreachable,
 )
-from fiskal.scu.transports import NotSent
-from fiskal.tse.logmessage import LogMessage, LogMessageError, parse, parse_file_name
-from fiskal.tse.tar import Sink, TarError, TarWriter, read_members
+from fiskal.tse.logmessage import LogMessage
+from fiskal.tse.tar import TarError
 
 log = logging.getLogger(__name__)
 
@@ -57,19 +53,14 @@ CLIENT_ID_CHARACTERS: Final = frozenset(
 )
 MAX_CLIENTS: Final = 100
 MAX_OPEN_TRANSACTIONS: Final = 512
-TURN_S: Final = 0.1
-"""How long an export keeps the device before others may sign."""
 LEFT_LOGGED_IN_S: Final = 60.0
 """How long the Admin stays logged in behind an export that nobody erases."""
 
 _TRIES: Final = 3
 _AWAY_PAUSE_S: Final = 0.1
-_RESTART_PAUSES_S: Final = (0.2, 1.0, 3.0)
 
 _INIT: Final = {"start": 200, "update": 202, "finish": 204}
 _END: Final = {"start": 201, "update": 203, "finish": 205}
-_FIRST_MOMENT: Final = from_unix(0)
-_LAST_MOMENT: Final = from_unix(4_102_444_799)
 _REPAIRABLE: Final = frozenset(
     {
         codes.TIME_NOT_SET,
@@ -80,7 +71,6 @@ _REPAIRABLE: Final = frozenset(
         codes.USER_NOT_AUTHENTICATED,
     }
 )
-_T = TypeVar("_T")
 
 
 class _Again(Exception):
@@ -93,10 +83,8 @@ class _Again(Exception):
         """The device could not be reached."""
 
 
-class DieboldNixdorfTse:
-    """The :class:`fiskal.scu.driver.Driver`. ``known_open`` gives the open transactions whose starts were
-    answered, so that a lost start is never taken for one of them; ``answered_counter`` the last counter an update of a
-    number was answered with, so that a lost update is never taken for an earlier one with the same data."""
+class DieboldNixdorfTse(Exports):
+    """The :class:`fiskal.scu.driver.Driver`."""
 
     key_in_process = False
     computes_only = False
@@ -105,309 +93,6 @@ class DieboldNixdorfTse:
     terminates_uninitialized = False
     filters_exports = True
     erases_with_open_transactions = False
-
-    def __init__(
-        self,
-        link: Link,
-        options: Options,
-        pins: RefusedPins,
-        clock: Clock,
-        *,
-        known_open: Callable[[], Mapping[int, object]] = dict,
-        answered_counter: Callable[[int], int] = lambda number: 0,
-    ) -> None:
-        self._link = link
-        self._options = options
-        self._pins = pins
-        self._clock = clock
-        self._known_open = known_open
-        self._answered_counter = answered_counter
-        self._slot = str(options.slot)
-        self._serial: bytes | None = None
-        self._public_key = b""
-        self._open: set[int] = set()
-        """The open numbers, as far as they were seen."""
-        self._counters: dict[int, int] = {}
-        """The last signatureCounter that was answered for an open number."""
-        self._unanswered_logins: dict[str, int] = {}
-        self._defective = False
-        self._closed = False
-        self._forget()
-
-    def _forget(self) -> None:
-        """Nothing that was seen counts any more: the device may have lost its power."""
-        self._connection = -1
-        self._time_due = float("-inf")
-        self._clients: list[str] | None = None
-        self._certificates: list[str] | None = None
-        self._firmware: str | None = None
-        self._hardware = ""
-        self._logged_in: set[str] = set()
-        self._exported: tuple[int, int] | None = None
-        """Length and last counter of the whole log that was exported last."""
-        self._exported_at = 0.0
-        self._export_generation = 0
-
-    # ---- errors -------------------------------------------------------------------------------------
-
-    def _safely(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
-        """Run something that may be repeated; errors of the link as what they mean for the caller."""
-        try:
-            self._ensure(deadline)
-            return action()
-        except Refused as error:
-            raise codes.refusal(error.number) from error
-        except NotReached as error:
-            raise _not_available(error) from error
-        except NoResponse as error:
-            raise OutcomeUnknown("NO_RESPONSE", f"No response from TSE. {error}") from error
-
-    # ---- the way to the device ------------------------------------------------------------------------
-
-    def _ensure(self, deadline: Deadline | None) -> None:
-        """Have a connection to a device that is known, tested and told the time. Raises LinkError, ScuError."""
-        if self._closed:
-            raise Unreachable("TSE_NOT_AVAILABLE", "The TSE is not available. It has been closed.")
-        if self._defective:
-            raise _defective()
-        transport = self._link.transport
-        try:
-            transport.connect(deadline)
-        except NotSent as error:
-            raise NotReached(error) from error
-        if transport.connections != self._connection:
-            self._forget()
-            connection = transport.connections
-            self._meet(deadline)
-            if transport.connections == connection:
-                self._connection = connection
-
-    def _meet(self, deadline: Deadline | None) -> None:
-        """Get to know the device behind a new connection."""
-        link = self._link
-        link.execute(3, "0", deadline=deadline)
-        self._as_manager(deadline)
-        slot = self._read_slot(deadline)
-        if slot.state is not TseStates.TERMINATED and self._self_test_due(deadline):
-            self._test(deadline, initialized=slot.state is TseStates.INITIALIZED)
-            self._as_manager(deadline)
-        serial = values.from_base64(self._first(link.fetch(305, self._slot, deadline=deadline)))
-        self._reset_export()
-        keys = link.fetch(308, self._slot, deadline=deadline)
-        self._reset_export()
-        index = self._options.public_key_index
-        if index >= len(keys):
-            raise NoResponse(f"The TSE answered {len(keys)} parameters where its public key must be.", None)
-        point = values.from_base64(keys[index])
-        self._recognise(serial, point)
-        _, state = link.status(deadline)
-        if state & STATE_COMMAND_OPEN:
-            self._void()
-
-    def _recognise(self, serial: bytes, point: bytes) -> None:
-        """Refuse another TSE than the one this driver works with."""
-        wanted = self._options.serial
-        if wanted is not None and serial.hex() != wanted.lower():
-            raise Misconfigured(
-                "WRONG_TSE", f"TSE {serial.hex()} is connected, but the configuration wants {wanted.lower()}."
-            )
-        if self._serial is not None and serial != self._serial:
-            raise Misconfigured(
-                "WRONG_TSE",
-                f"TSE {serial.hex()} was put into the place of {self._serial.hex()}. Plug the old one in, or change "
-                "the TSE with an SCU switch.",
-            )
-        if hashlib.sha256(point).digest() != serial:
-            raise Misconfigured(
-                "PROTOCOL_ERROR", "The public key of the TSE does not belong to its serial number."
-            )
-        self._serial, self._public_key = serial, point
-
-    def _first(self, texts: list[str]) -> str:
-        if not texts:
-            raise NoResponse("The TSE answered without a parameter.", None)
-        return texts[0]
-
-    def _read_slot(self, deadline: Deadline | None) -> Slot:
-        return values.slot(
-            self._link.execute(109, self._slot, deadline=deadline), self._options.disabled_status_first
-        )
-
-    def _set_client(self, client_id: str, deadline: Deadline | None) -> None:
-        self._link.execute(509, client_id, deadline=deadline)
-
-    def _as_manager(self, deadline: Deadline | None) -> None:
-        self._set_client(self._options.management_client_id, deadline)
-
-    def _reset_export(self) -> None:
-        with contextlib.suppress(LinkError):
-            self._link.execute(309, self._slot)
-
-    def _void(self) -> None:
-        """Drop a transaction command that was begun. What goes wrong here must hide nothing."""
-        with contextlib.suppress(LinkError):
-            self._link.execute(207)
-
-    # ---- users ------------------------------------------------------------------------------------
-
-    def _log_in(self, user: str, pin: str, deadline: Deadline | None) -> None:
-        """Raises ``Misconfigured`` AUTH_FAILED or PIN_BLOCKED; a PIN that was wrong is never sent again."""
-        what = "admin_pin" if user == self._options.admin_user else "time_admin_pin"
-        if user in self._logged_in:
-            return
-        if not pin:
-            raise Misconfigured(
-                "AUTH_FAILED", f"This needs the PIN of user {user}: put it into {what} of the configuration."
-            )
-        serial = "" if self._serial is None else self._serial.hex()
-        self._pins.check(serial, user, pin)
-        if self._unanswered_logins.get(user, 0) >= 2:
-            raise Misconfigured(
-                "AUTH_FAILED",
-                f"Two logins of user {user} were not answered; another one is not tried, because three wrong PINs "
-                "block the user. Check the PIN and start again.",
-            )
-        self._as_manager(deadline)
-        try:
-            answer = self._link.execute(400, self._slot, user, pin, deadline=deadline)
-        except Refused as error:
-            if error.number != codes.CERTIFICATE_EXPIRED:
-                raise
-            log.warning("login of user %s: the certificate has expired", user)
-        except NoResponse:
-            self._unanswered_logins[user] = self._unanswered_logins.get(user, 0) + 1
-            raise
-        else:
-            outcome = values.number(self._first(answer))
-            if outcome > 1 or len(answer) > 2:
-                blocked = outcome == 3 or (len(answer) > 1 and answer[1] == "0")
-                self._pins.add(serial, user, pin)
-                left = f" {answer[1]} tries are left." if len(answer) > 1 and not blocked else ""
-                raise Misconfigured(
-                    "PIN_BLOCKED" if blocked else "AUTH_FAILED",
-                    f"User {user} is blocked: unblock it with the PUK."
-                    if blocked
-                    else f"The TSE refused the PIN of user {user} ({what}).{left}",
-                    vendor_code=str(outcome),
-                )
-        self._unanswered_logins.pop(user, None)
-        self._logged_in.add(user)
-
-    def _log_out(self, user: str) -> None:
-        """Errors are noted only: the work is done."""
-        if user not in self._logged_in:
-            return
-        self._logged_in.discard(user)
-        try:
-            self._as_manager(None)
-            answer = self._link.execute(401, self._slot, user)
-            if answer and values.number(answer[0]) > 1:
-                log.warning("the TSE answered %s to the logout of user %s", answer[0], user)
-        except (LinkError, ScuError) as error:
-            log.warning("user %s could not be logged out: %s", user, error)
-
-    @contextlib.contextmanager
-    def _admin(self, deadline: Deadline | None) -> Iterator[None]:
-        user = self._options.admin_user
-        self._log_in(user, self._options.admin_pin, deadline)
-        try:
-            yield
-        finally:
-            self._log_out(user)
-
-    # ---- time and self test -----------------------------------------------------------------------
-
-    def _set_time(self, deadline: Deadline | None) -> None:
-        options = self._options
-        if options.time_admin_pin:
-            user, pin = options.time_admin_user, options.time_admin_pin
-        else:
-            user, pin = options.admin_user, options.admin_pin
-        self._log_in(user, pin, deadline)
-        try:
-            self._tell_time(deadline)
-        finally:
-            self._log_out(user)
-        self._schedule_time(deadline)
-
-    def _tell_time(self, deadline: Deadline | None) -> None:
-        self._as_manager(deadline)
-        try:
-            self._link.execute(101, values.time_text(self._clock()), deadline=deadline)
-            code, state = self._link.status(deadline)
-            if code:
-                raise Refused(code, state)
-        except Refused as error:
-            if error.number != codes.CERTIFICATE_EXPIRED:
-                raise
-            log.warning("the time was set, but the certificate has expired")
-
-    def _schedule_time(self, deadline: Deadline | None) -> None:
-        seconds = values.number(self._first(self._link.execute(507, deadline=deadline)))
-        self._time_due = time.monotonic() + seconds
-
-    def _set_time_if_due(self, deadline: Deadline | None, ahead_s: float = 0.0) -> None:
-        """The device wants the time again and again. Without a PIN it must have it from somebody else."""
-        if time.monotonic() + ahead_s < self._time_due:
-            return
-        if not (self._options.time_admin_pin or self._options.admin_pin):
-            return
-        self._set_time(deadline)
-
-    def _self_test_due(self, deadline: Deadline | None) -> bool:
-        return values.number(self._first(self._link.execute(508, deadline=deadline))) == 0
-
-    def _test(self, deadline: Deadline | None, *, initialized: bool) -> None:
-        """Run the self test. Raises ``TseRejected`` if the device failed it: then it is defective."""
-        with contextlib.suppress(LinkError):
-            self._link.execute(309, self._slot, deadline=deadline)
-        manager = self._options.management_client_id
-        result = 3
-        for client in (manager, PRODUCTION_CLIENT) if initialized else (PRODUCTION_CLIENT, manager):
-            self._set_client(client, deadline)
-            try:
-                answer = self._link.execute(
-                    112, self._slot, deadline=deadline, timeout_ms=self._options.self_test_timeout_ms
-                )
-            except NoResponse as error:
-                raise Unreachable(
-                    "SELF_TEST_REQUIRED",
-                    "The TSE is not available. It tests itself, which takes up to two minutes.",
-                    retry_after_ms=5000,
-                ) from error
-            result = values.number(self._first(answer))
-            if result != 3:
-                break
-        if result == 2:
-            self._defective = True
-            raise _defective()
-        if result != 1:
-            raise Misconfigured(
-                "SELF_TEST_REQUIRED",
-                f"Neither {manager!r} nor {PRODUCTION_CLIENT!r} is registered at the TSE, so it cannot be tested. Set "
-                "management_client_id to a registered client.",
-            )
-
-    def set_time(self, deadline: Deadline | None) -> None:
-        def action() -> None:
-            if self._read_slot(deadline).state is TseStates.INITIALIZED:
-                self._set_time(deadline)
-
-        self._safely(deadline, action)
-
-    def self_test(self, deadline: Deadline | None) -> None:
-        self._defective = False
-
-        def action() -> None:
-            self._as_manager(deadline)
-            slot = self._read_slot(deadline)
-            if slot.state is not TseStates.TERMINATED:
-                initialized = slot.state is TseStates.INITIALIZED
-                self._test(deadline, initialized=initialized)
-                if initialized and (self._options.time_admin_pin or self._options.admin_pin):
-                    self._set_time(deadline)
-
-        self._safely(deadline, action)
 
     # ---- transactions -------------------------------------------------------------------------------
 
@@ -475,7 +160,7 @@ class DieboldNixdorfTse:
         except Refused as error:
             raise self._repaired(error, call, deadline) from error
         except NotReached as error:
-            raise _Again(_not_available(error), away=True) from error
+            raise _Again(not_available(error), away=True) from error
         except NoResponse as error:
             # Nothing is signed before the End. What was begun is dropped by the next try, or by another client's.
             with contextlib.suppress(LinkError):
@@ -538,7 +223,7 @@ class DieboldNixdorfTse:
                 return signed
             raise codes.refusal(error.number) from error
         except NotReached as error:
-            raise _Again(_not_available(error), away=True) from error
+            raise _Again(not_available(error), away=True) from error
         except NoResponse as error:
             if error.state is not None and error.state & STATE_COMMAND_OPEN:
                 self._void()
@@ -636,26 +321,6 @@ class DieboldNixdorfTse:
             numbers += [values.number(text) for text in texts]
         return numbers
 
-    def _messages_of(self, number: int, deadline: Deadline | None) -> list[tuple[LogMessage, bytes]]:
-        """The log messages of one transaction, in their order; none if the log holds none."""
-        self._export_generation += 1
-        found = []
-        try:
-            pieces = self._link.stream(301, self._slot, f"{number:010d}", "", deadline=deadline)
-            for member in read_members(_Source(pieces)):
-                if member.data is None or not member.name.endswith(".log"):
-                    continue
-                with contextlib.suppress(LogMessageError):
-                    message = parse(member.data)
-                    if message.transaction_number == number:
-                        found.append((message, member.data))
-        except Refused as error:
-            if error.number != codes.NO_DATA_AVAILABLE:
-                raise
-        finally:
-            self._reset_export()
-        return sorted(found, key=lambda pair: pair[0].signature_counter)
-
     # ---- state, clients -----------------------------------------------------------------------------
 
     def info(self, deadline: Deadline | None) -> TseInfo:
@@ -665,7 +330,7 @@ class DieboldNixdorfTse:
         except Refused as error:
             raise codes.refusal(error.number) from error
         except NotReached as error:
-            raise _not_available(error) from error
+            raise not_available(error) from error
         except NoResponse as error:
             raise Unreachable("NO_RESPONSE", f"The TSE is not available. {error}") from error
 
@@ -875,161 +540,6 @@ class DieboldNixdorfTse:
 
         self._safely(deadline, action)
 
-    # ---- exports --------------------------------------------------------------------------------------
-
-    def export(self, selection: Selection, out: Sink, turn: Turn) -> int:
-        command, parameters = self._export_command(selection)
-        whole = selection.whole
-        with turn():
-            self._safely(None, lambda: self._prepare_export(whole))
-        source = _Source(self._pulled(command, parameters, turn))
-        last = 0
-        try:
-            if selection.after_counter:
-                last = _copy_behind(source, out, selection.after_counter)
-            else:
-                source.copy_to(out)
-                last = max((_counter(member.name, member.data) for member in read_members(source)), default=0)
-                source.drain()
-        except TarError as error:
-            raise TseRejected("EXPORT_FAILED", f"The TSE exported no archive: {error}") from error
-        finally:
-            with turn():
-                self._reset_export()
-        if whole:
-            self._exported = (source.size, last)
-            self._exported_at = time.monotonic()
-        return last
-
-    def _export_command(self, selection: Selection) -> tuple[int, tuple[str, ...]]:
-        client = selection.client_id or ""
-        by_time = selection.first_time is not None or selection.last_time is not None
-        by_number = selection.first_number is not None or selection.last_number is not None
-        if (by_time and by_number) or (selection.after_counter and (by_time or by_number or client)):
-            raise NotSupported(
-                "NOT_IMPLEMENTED", "This TSE cannot export by times, numbers and counter together."
-            )
-        if by_number:
-            first = selection.first_number or 0
-            last = 2**31 - 1 if selection.last_number is None else selection.last_number
-            if max(first, last) >= 10**10:
-                raise ClientError("INVALID_RANGE", "A transaction number of this TSE has at most ten digits.")
-            return 302, (self._slot, f"{first:010d}", f"{last:010d}", client)
-        if by_time or client:
-            begin = max(selection.first_time or _FIRST_MOMENT, _FIRST_MOMENT)
-            end = min(_LAST_MOMENT if selection.last_time is None else selection.last_time, _LAST_MOMENT)
-            return 303, (
-                self._slot,
-                values.time_text(values.first_second(begin)),
-                values.time_text(end),
-                client,
-            )
-        return 300, (self._slot,)
-
-    def _prepare_export(self, whole: bool) -> None:
-        """The Admin is logged in before the whole log is exported: a login behind it would be a newer message."""
-        self._exported = None
-        if whole and self._options.admin_pin:
-            self._log_in(self._options.admin_user, self._options.admin_pin, None)
-            self._exported_at = time.monotonic()
-        self._link.dirty = False
-
-    def _pulled(self, command: int, parameters: tuple[str, ...], turn: Turn) -> Iterator[bytes]:
-        """The bytes of an export. Others have their turn between the pieces; an export that breaks is begun anew, and
-        goes on behind what was given away if its beginning is the same."""
-        given = 0
-        digest = hashlib.sha256()
-        for attempt in range(len(_RESTART_PAUSES_S) + 1):
-            again = hashlib.sha256()
-            position = 0
-            try:
-                for piece in self._in_turns(command, parameters, turn):
-                    known = min(len(piece), given - position)
-                    if known > 0:
-                        again.update(piece[:known])
-                        position += known
-                        if position == given and again.digest() != digest.digest():
-                            raise TseRejected(
-                                "EXPORT_FAILED", "The export broke, and the TSE's second one is another."
-                            )
-                    fresh = piece[max(known, 0) :]
-                    if fresh:
-                        digest.update(fresh)
-                        given += len(fresh)
-                        position += len(fresh)
-                        yield fresh
-            except (Refused, NoResponse, NotReached) as error:
-                if attempt == len(_RESTART_PAUSES_S) or (
-                    isinstance(error, Refused) and error.number == codes.NO_DATA_AVAILABLE and attempt
-                ):
-                    raise _export_failed(error) from error
-                if isinstance(error, Refused) and error.number in (
-                    codes.NO_DATA_AVAILABLE,
-                    codes.DEVICE_DISABLED,
-                ):
-                    raise _export_failed(error) from error
-                log.warning("the export broke behind %d bytes and is begun anew: %s", given, error)
-                with turn():
-                    self._reset_export()
-                    if isinstance(error, Refused) and error.number == codes.SELF_TEST_REQUIRED:
-                        self._safely(None, lambda: self._test(None, initialized=True))
-                time.sleep(_RESTART_PAUSES_S[attempt])
-            else:
-                if position < given:
-                    raise TseRejected(
-                        "EXPORT_FAILED", "The export broke, and the TSE's second one is shorter."
-                    )
-                return
-
-    def _in_turns(self, command: int, parameters: tuple[str, ...], turn: Turn) -> Iterator[bytes]:
-        """One export, piece by piece, with the device free for others again and again."""
-        pieces: Iterator[bytes] | None = None
-        generation = 0
-        while True:
-            gathered = bytearray()
-            ended = False
-            with turn():
-                self._ensure(None)
-                if pieces is None:
-                    self._as_manager(None)
-                    pieces = self._link.stream(command, *parameters)
-                    self._export_generation += 1
-                    generation = self._export_generation
-                elif generation != self._export_generation:
-                    raise NoResponse("Another export took the buffer of the TSE.", None)
-                until = time.monotonic() + TURN_S
-                while time.monotonic() < until:
-                    piece = next(pieces, None)
-                    if piece is None:
-                        ended = True
-                        break
-                    gathered += piece
-            if gathered:
-                yield bytes(gathered)
-            if ended:
-                return
-
-    def erase(self, last_counter: int, deadline: Deadline | None) -> None:
-        self._safely(deadline, lambda: self._erase(last_counter, deadline))
-
-    def _erase(self, last_counter: int, deadline: Deadline | None) -> None:
-        user = self._options.admin_user
-        if not self._options.admin_pin:
-            raise Misconfigured("AUTH_FAILED", "Erasing needs the PIN of the Admin: configure admin_pin.")
-        try:
-            exported = self._exported
-            if exported is None or exported[1] != last_counter or user not in self._logged_in:
-                raise TseRejected("ERASE_FAILED", "This export is not the last one of the TSE: export again.")
-            if self._link.dirty:
-                raise TseRejected("ERASE_FAILED", "The TSE has signed since the export: export again.")
-            self._exported = None
-            self._as_manager(deadline)
-            answer = self._link.execute(307, self._slot, str(exported[0]), deadline=deadline)
-            if values.number(self._first(answer)) == 2:
-                raise TseRejected("ERASE_FAILED", "The TSE says that its log was not exported completely.")
-        finally:
-            self._log_out(user)
-
     # ---- the end --------------------------------------------------------------------------------------
 
     def close(self) -> None:
@@ -1040,74 +550,3 @@ class DieboldNixdorfTse:
                 self._log_out(user)
         self._closed = True
         self._link.transport.close()
-
-
-class _Source:
-    """The pieces of an export as something to be read from; counts, and copies what it reads."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._ready = b""
-        self._copy: Sink | None = None
-        self.size = 0
-
-    def copy_to(self, out: Sink) -> None:
-        self._copy = out
-
-    def read(self, size: int, /) -> bytes:
-        while not self._ready:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._ready = piece
-            self.size += len(piece)
-            if self._copy is not None and piece:
-                self._copy.write(piece)
-        taken, self._ready = self._ready[:size], self._ready[size:]
-        return taken
-
-    def drain(self) -> None:
-        """Read to the end what lies behind the archive."""
-        while self.read(1 << 16):
-            pass
-
-
-def _counter(name: str, data: bytes | None) -> int:
-    """The signatureCounter of a member, 0 if it is no log message."""
-    parts = parse_file_name(name.rpartition("/")[2])
-    if parts is not None:
-        return parts.signature_counter
-    if data is not None and name.endswith(".log"):
-        with contextlib.suppress(LogMessageError):
-            return parse(data).signature_counter
-    return 0
-
-
-def _copy_behind(source: _Source, out: Sink, after_counter: int) -> int:
-    """Copy an archive without the log messages up to ``after_counter``; return the last counter."""
-    last = 0
-    writer = TarWriter(out, 0)
-    for member in read_members(source):
-        counter = _counter(member.name, member.data)
-        if member.data is not None and (counter == 0 or counter > after_counter):
-            writer.add(member.name, member.data, member.mtime)
-            last = max(last, counter)
-    writer.close()
-    source.drain()
-    return last
-
-
-def _not_available(error: NotReached) -> ScuError:
-    if error.in_use:
-        return Misconfigured("DEVICE_IN_USE", f"The TSE is not available. {error}")
-    return Unreachable("TSE_NOT_AVAILABLE", f"The TSE is not available. {error}")
-
-
-def _defective() -> TseRejected:
-    return TseRejected("SECURE_STATE", "The self test of the TSE failed: replace the TSE if it fails again.")
-
-
-def _export_failed(error: LinkError) -> ScuError:
-    if isinstance(error, Refused):
-        return codes.refusal(error.number)
-    return TseRejected("EXPORT_FAILED", f"The export of the TSE failed: {error}")
