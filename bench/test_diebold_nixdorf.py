@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fiskal.clock import now
 from fiskal.frames import diebold_nixdorf as frames
 from fiskal.scu.contract import FinishTransactionRequest, StartTransactionRequest
 from fiskal.scu.drivers import diebold_nixdorf
-from fiskal.simulators.diebold_nixdorf import Settings, tcp
+from fiskal.simulators.diebold_nixdorf import Device, Settings, tcp
 from fiskal.simulators.plan import Plan
 from tests.frames import diebold_nixdorf_model as model
 from tests.frames.diebold_nixdorf_vectors import ANSWERS, ID, REQUESTS
@@ -113,3 +115,21 @@ def test_overhead_of_the_driver(benchmark: Any, tmp_path: Path) -> None:
         sell()
         benchmark.pedantic(sell, rounds=60)
         scu.close()
+
+
+def test_signing_rate_of_the_simulated_device(benchmark: Any, tmp_path: Path) -> None:
+    """A signature of the device without its line, beside a bare one on its curve."""
+    device = Device(Settings(folder=str(tmp_path), initialized=True, clients=["POS-1"]))
+    device.self_test()
+    device.set_time(now(), "2")
+    key = ec.generate_private_key(ec.BrainpoolP384R1())
+    algorithm = ec.ECDSA(utils.Prehashed(hashes.SHA384()))
+
+    def sell() -> None:
+        started = device.transaction("start", "POS-1", 0, "", b"")
+        device.transaction("finish", "POS-1", started.transaction_number, "Kassenbeleg-V1", b"Beleg^1.00")
+
+    benchmark(sell)
+    bare = best(lambda: key.sign(bytes(48), algorithm), count=50)
+    compare(benchmark, best(sell, count=25) / 2, bare, "a bare signature")
+    device.close()

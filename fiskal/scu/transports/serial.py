@@ -22,6 +22,11 @@ try:
 except ImportError:  # the extra is not installed: said when a port is opened
     serial = None  # type: ignore[assignment]
 
+try:
+    import grp
+except ImportError:  # Windows
+    grp = None  # type: ignore[assignment]
+
 SLICE_S: Final = 0.05
 """How long one read waits; what a silence may last longer than asked for."""
 INSTALL_HINT: Final = "Install it with: pip install 'fiskal[serial]'."
@@ -192,11 +197,9 @@ def permission_hint(port: str) -> str:
     group = "dialout"
     try:
         status = os.stat(port)
-        import grp  # not there on Windows
-
-        if status.st_gid != 0 and status.st_mode & stat.S_IWGRP:
+        if grp is not None and status.st_gid != 0 and status.st_mode & stat.S_IWGRP:
             group = grp.getgrgid(status.st_gid).gr_name
-    except (OSError, KeyError, ImportError):
+    except (OSError, KeyError):
         pass
     return (
         f"This user may not use it. Add the user to the group of the port (usermod -aG {group} USER, then log "

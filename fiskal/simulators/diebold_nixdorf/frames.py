@@ -19,7 +19,7 @@ MAX_FRAME: Final = 4096
 
 _REQUEST: Final = re.compile(
     rb"(?P<command>[0-9]{3})(?P<parameters>(?:\x1b\x92[\x20-\x7e]*)*)(?:\x1b\x99(?P<id>[\x20-\x7e]{0,36}))?"
-    rb"(?:\x1b\x9c)?(?:\x1b\x9d|\x1b\x9e(?P<buffer>[0-9]{1,2}))"
+    rb"(?:\x1b\x9c)?(?:\x1b\x9d|\x1b\x9e(?P<buffer>[0-9]{1,10}))"
 )
 
 

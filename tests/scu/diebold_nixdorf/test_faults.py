@@ -493,6 +493,19 @@ def test_a_lost_start_is_told_by_the_number_of_the_next(web: Rig, kind: str) -> 
     assert len(numbers) == (1 if kind == "silent" else 2)
 
 
+def test_the_first_start_of_all_may_be_lost_too(web: Rig) -> None:
+    web.inject("lost_answer", "StartTransaction")
+    item = "0f0f0f0f-0000-4000-8000-000000000001"
+    with pytest.raises(OutcomeUnknown):
+        web.start(item)
+    (web.folder / "scu" / "web-service.json").unlink()  # as if the process had died before it wrote it
+    web.reopen()
+    with pytest.raises(OutcomeUnknown):
+        web.start(item, retry=True)
+    web.sell()
+    assert web.start(item, retry=True).transaction_number == 3
+
+
 def test_a_slow_service_is_not_asked_twice(web: Rig) -> None:
     number = web.start().transaction_number
     web.reopen(transaction_timeout_ms=400)

@@ -8,6 +8,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
 from fiskal.clock import TICKS_PER_SECOND, UNIX_EPOCH_TICKS, from_unix, to_unix
 from fiskal.scu.contract import TseStates
 from fiskal.scu.driver import Call, Signed
@@ -129,15 +131,7 @@ def certificates(pem: bytes) -> list[str]:
         from_file = load_certificates(pem)
     except CertificateError:
         return []
-    return [base64.b64encode(_der(one)).decode("ascii") for one in from_file]
-
-
-def _der(certificate: object) -> bytes:
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    assert isinstance(certificate, x509.Certificate)
-    return certificate.public_bytes(Encoding.DER)
+    return [base64.b64encode(one.public_bytes(Encoding.DER)).decode("ascii") for one in from_file]
 
 
 def is_log_of(message: LogMessage, call: Call, transaction_number: int) -> bool:

@@ -53,11 +53,10 @@ _PAGE: Final = "do it on the page of the vendor's web service, or use transport 
 
 
 class _Pending(msgspec.Struct):
-    """A start without an answer: which, of whom, and the last number before it."""
+    """A start without an answer: which, and of whom."""
 
     item: str
     client: str
-    after: int
     next: int | None = None
     """The number of the first start behind it that was answered."""
 
@@ -352,9 +351,9 @@ class DieboldNixdorfWeb:
     def _expect(self, call: Call) -> None:
         """Note a start before it is sent, so that it can be told later whether it happened."""
         memory = self._memory
-        if call.op == "start" and memory.last_number is not None and call.queue_item_id:
+        if call.op == "start" and call.queue_item_id:
             memory.pending = [one for one in memory.pending if one.item != call.queue_item_id]
-            memory.pending.append(_Pending(call.queue_item_id, call.client_id, memory.last_number))
+            memory.pending.append(_Pending(call.queue_item_id, call.client_id))
             self._remember()
 
     def _unexpect(self, call: Call, *, remember: bool = True) -> None:
@@ -384,9 +383,11 @@ class DieboldNixdorfWeb:
     ) -> Signed | Verdict:
         limit = deadline or Deadline(self._options.transaction_timeout_ms / 1000)
         if call.op == "start":
-            for one in self._memory.pending:
-                if one.item == call.queue_item_id and one.next is not None:
-                    return Verdict.NOT_EXECUTED  # or an orphan, whose signature nobody can know: start again
+            known = next((one for one in self._memory.pending if one.item == call.queue_item_id), None)
+            if known is None:  # the process died before it could be noted
+                self._expect(call)
+            elif known.next is not None:
+                return Verdict.NOT_EXECUTED  # or an orphan, whose signature nobody can know: start again
             return Verdict.STILL_UNKNOWN
         if call.op == "update":
             return Verdict.STILL_UNKNOWN
