@@ -34,7 +34,7 @@ from fiskal.tse.encode_events import AuthenticationResult, LogOutCause, Role, Se
 from fiskal.tse.logmessage import build_file_name, parse
 from fiskal.tse.tar import TarWriter
 
-DEFAULT_TIMES_MS: Final[dict[str, float]] = {name: 2.0 for name in wire.COMMANDS.values()} | {
+DEFAULT_TIMES_MS: Final[dict[str, float]] = dict.fromkeys(wire.COMMANDS.values(), 2.0) | {
     "login": 20.0,
     "self_test": 5000.0,
     "open": 5.0,
@@ -201,6 +201,9 @@ class Device:
         self._memory = self._load()
         self._owners = {number: self._owner(number) for number in self.tse.open_transactions}
         self.store = store(self.folder)
+        self.end = 0
+        """Bytes of the archive, without the blocks of zeros behind it."""
+        self._stored = 0
         self.commands = 0
         """Commands that were taken, whatever became of them."""
         self.writes = 0
@@ -222,13 +225,12 @@ class Device:
         if path.exists():
             return msgspec.json.decode(path.read_bytes(), type=_Memory)
         puk, admin, time_admin = wire.initial_credentials(self.settings.seed.encode(), self.serial)
-        memory = _Memory(
+        return _Memory(
             puk=puk.decode("latin-1"),
             pins=["", admin.decode("latin-1"), time_admin.decode("latin-1")],
             pin_tries=[0, self.settings.pin_tries, self.settings.pin_tries],
             puk_tries=self.settings.puk_tries,
         )
-        return memory
 
     def _save(self) -> None:
         write_atomically(self.folder / "device.json", msgspec.json.encode(self._memory), 0o600)
@@ -775,7 +777,7 @@ class Device:
             raise _Refused(0x1006)
         client = opening.client.decode("latin-1")
         call = Call(
-            ("start", "update", "finish")[opening.event],  # type: ignore[arg-type]
+            ("start", "update", "finish")[opening.event],
             client,
             opening.number,
             opening.kind.decode("utf-8", "replace"),
