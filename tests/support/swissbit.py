@@ -15,6 +15,7 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.drivers.swissbit.driver import SwissbitDriver
 from fiskal.scu.drivers.swissbit.media import BlockMedium, FilesMedium, Medium
 from fiskal.scu.drivers.swissbit.options import Options
+from fiskal.scu.transports import NotSent
 from fiskal.scu.transports.mailbox import ShortTransfer
 from fiskal.simulators import fuse
 from fiskal.simulators.plan import Fault, Plan
@@ -51,8 +52,8 @@ def options(folder: Path, **changes: Any) -> Options:
         "direct_io": "auto",
         "stale_limit_s": 0.3,
         "data_late_s": 0.3,
-        "close_timeout_s": 2,
-        "timeout_s": 2,
+        "close_timeout_s": 1,
+        "timeout_s": 1,
         "lock_directory": str(folder),
     }
     return Options(**{**base, **changes})
@@ -77,8 +78,6 @@ class AreaOfVolume:
             raise ShortTransfer("written", done, len(data))
 
     def reopen(self) -> None:
-        from fiskal.scu.transports import NotSent
-
         if not self._files.device.present:
             raise NotSent("The simulated device is unplugged.")
 
@@ -146,6 +145,9 @@ class Bench:
         )
         self.scu = ScuCore(self.driver, calls=SqliteCallStore(self.folder / "scu" / "calls.sqlite"))
 
+    def close(self) -> None:
+        self.scu.close()
+
     def restart(self, **changes: Any) -> None:
         self.scu.close()
         self.changes.update(changes)
@@ -205,7 +207,7 @@ def mounted(folder: Path, chosen: Settings | None = None, **changes: Any) -> Ite
             None,
             **{"direct_io": "required", **changes},
         )
-        stack.callback(lambda: bench.scu.close())
+        stack.callback(bench.close)
         yield bench
 
 

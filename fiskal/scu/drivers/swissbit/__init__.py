@@ -41,7 +41,7 @@ def _medium(options: Options) -> Medium:
     return FilesMedium(found[0].options["path"], direct_io=options.direct_io)
 
 
-def open(folder: Path, options: Options, clock: Clock = now) -> ScuCore:  # noqa: A001
+def open(folder: Path, options: Options, clock: Clock = now) -> ScuCore:
     """Open the TSE as an SCU. ``folder`` keeps what must be remembered. It need not be plugged in yet.
 
     Raises ConfigurationError.

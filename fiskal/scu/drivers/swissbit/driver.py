@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 UNKNOWN_MAXIMUM: Final = 2**63 - 1
 MAX_OPEN: Final = 512
 MAX_ACTIONS: Final = 4
-REOPEN_PATIENCE_S: Final = 10.0
+REOPEN_PATIENCE_S: Final = 5.0
 """How long a device that went away during a call is waited for, within the deadline."""
 CLOCK_TOLERANCE_S: Final = 60
 EXPORT_RETRIES: Final = 20
@@ -113,6 +113,10 @@ class SwissbitDriver:
         self._serial: bytes | None = None if options.serial is None else bytes.fromhex(options.serial)
         self._guard: Guard | None = None
         self._users: set[User] = set()
+        self._proven: set[User] = set()
+        """Users whose PIN the device has accepted."""
+        self._unanswered: set[User] = set()
+        """Users whose login got no answer."""
         self._time_due = self._time_end = 0.0
         self._prepared = False
         """Self test and time were looked at since the device was opened."""
@@ -154,8 +158,9 @@ class SwissbitDriver:
         card = Card(medium, self._options, self._same_device)
         try:
             info = card.info()
+            self._check_serial(info, medium.name)
             refuse_raw(info, medium.name)
-            self._claim(info, medium.name)
+            self._claim(info)
         except (OSError, TransportError, FrameError) as error:
             card.close()
             raise _unreachable(error) from error
@@ -168,14 +173,16 @@ class SwissbitDriver:
             self._mark = _Mark(info.tar_bytes, 0)
         return card
 
-    def _claim(self, info: Info, place: str) -> None:
-        """Take the device for this process alone, if it is the right one."""
+    def _check_serial(self, info: Info, place: str) -> None:
         if self._serial is not None and info.serial != self._serial:
             raise Misconfigured(
                 "WRONG_TSE",
                 f"The TSE at {place} has the serial number {info.serial.hex()}, but {self._serial.hex()} is "
                 "configured.",
             )
+
+    def _claim(self, info: Info) -> None:
+        """Take the device for this process alone."""
         if self._lock is None:
             try:
                 self._lock = DeviceLock(f"swissbit-{info.serial.hex()}", self._options.lock_directory)
@@ -196,9 +203,17 @@ class SwissbitDriver:
     # ---- the envelope of every operation ------------------------------------------------------
 
     def _call(
-        self, operation: Callable[[Card], _T], deadline: Deadline | None, *, user: User | None = None
+        self,
+        operation: Callable[[Card], _T],
+        deadline: Deadline | None,
+        *,
+        user: User | None = None,
+        changes: bool = False,
     ) -> _T:
-        """Run an operation that signs nothing of ours and may be repeated. Raises ScuError."""
+        """Run an operation that signs no transaction and may be repeated: once, if it gets no answer.
+
+        Raises ScuError; what ``changes`` the device and got no answer has an unknown outcome.
+        """
         for last in (False, True):
             card = self._connect()
             try:
@@ -216,7 +231,11 @@ class SwissbitDriver:
                     raise _unreachable(error) from error
             except (NoAnswer, Garbled, FrameError, OSError) as error:
                 self._drop()
-                raise OutcomeUnknown("NO_RESPONSE", f"The TSE did not answer: {error}") from error
+                if last or (deadline is not None and deadline.expired):
+                    if changes:
+                        raise OutcomeUnknown("NO_RESPONSE", f"The TSE did not answer: {error}") from error
+                    raise _unreachable(error) from error
+            self._wait_for_device(deadline)
         raise AssertionError
 
     def _mended(
@@ -276,15 +295,28 @@ class SwissbitDriver:
         pin = self._secret(user)
         name = "Admin PIN" if user is User.ADMIN else "TimeAdmin PIN"
         self._guard.check(name, pin)
+        if user in self._unanswered and user not in self._proven and not self._options.last_try:
+            raise Misconfigured(
+                "AUTH_FAILED",
+                f"Logging in with the {name} got no answer, and it was never accepted yet: it is not sent again before "
+                "the next start.",
+            )
+        self._unanswered.add(user)
         try:
             self._mended_self_test_only(lambda: self._card_or_fail().login(user, pin, deadline))
         except CardError as error:
+            self._unanswered.discard(user)
             self._guard.refused(name, pin, error)
             refusal = error.scu_error()
             if error.wrong_pin:
                 refusal.message += f" {self._guard.tries_left(name)} tries are left."
                 refusal.args = (refusal.message,)
             raise refusal from error
+        except NotSent:
+            self._unanswered.discard(user)
+            raise
+        self._unanswered.discard(user)
+        self._proven.add(user)
         self._guard.accepted(name)
         self._users.add(user)
 
@@ -798,7 +830,11 @@ class SwissbitDriver:
                 "Decommissioning a Swissbit TSE has no publicly known command: it needs the vendor's library "
                 "(option library).",
             )
-        self._call(lambda card: commission(card, self._options, self._guard, self._folder, self._clock), None)
+        self._call(
+            lambda card: commission(card, self._options, self._guard, self._folder, self._clock),
+            None,
+            changes=True,
+        )
         self._forget_power()
         self._clients = None
         self._prepared_or_fail(deadline)
@@ -824,7 +860,7 @@ class SwissbitDriver:
 
         self._prepared_or_fail(deadline)
         self._clients = None
-        self._call(as_admin, deadline, user=User.ADMIN)
+        self._call(as_admin, deadline, user=User.ADMIN, changes=True)
 
     def set_time(self, deadline: Deadline | None) -> None:
         info = self._call(lambda card: card.info(), deadline)
@@ -871,7 +907,7 @@ class SwissbitDriver:
             self._guard.accepted("PUK")
             self._guard.accepted("Admin PIN" if user is User.ADMIN else "TimeAdmin PIN")
 
-        self._call(unblocked, deadline)
+        self._call(unblocked, deadline, changes=True)
 
     # ---- export -------------------------------------------------------------------------------
 
