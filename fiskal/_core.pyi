@@ -71,6 +71,20 @@ class _Lib:
     FK_E_TAR_CHECKSUM: Final[int]
     FK_E_TAR_NUMBER: Final[int]
     FK_E_TAR_HEADER: Final[int]
+
+    FK_SB_BLOCK: Final[int]
+    FK_SB_MAX_PAYLOAD: Final[int]
+    FK_SB_MAX_DATA: Final[int]
+    FK_SB_MAX_CLIENT: Final[int]
+    FK_SB_MAX_CLIENTS: Final[int]
+    FK_SB_MAX_NUMBERS: Final[int]
+    FK_SB_INFO_KEY: Final[int]
+    FK_SB_E_LENGTH: Final[int]
+    FK_SB_E_COUNT: Final[int]
+    FK_SB_E_TEXT: Final[int]
+    FK_SB_NOT_YET: Final[int]
+    FK_SB_FETCH: Final[int]
+    FK_SB_COMPLETE: Final[int]
     FK_LOG_NON_DER: Final[int]
     FK_LOG_DEFINITE_CHUNKS: Final[int]
     FK_LOG_NOT_PRINTABLE: Final[int]
@@ -371,5 +385,44 @@ class _Lib:
         done: CData,
         /,
     ) -> int: ...
+
+    def fk_sb_command(self, code: int, payload: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_texts_command(
+        self,
+        code: int,
+        user: int,
+        first: Bytes,
+        first_length: int,
+        second: Bytes,
+        second_length: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_sb_skip_command(
+        self, code: int, skip: int, client: Bytes, client_length: int, out: CData, /
+    ) -> int: ...
+    def fk_sb_number_command(self, code: int, number: int, out: CData, /) -> int: ...
+    def fk_sb_open_command(
+        self,
+        code: int,
+        event: int,
+        client: Bytes,
+        client_length: int,
+        number: int,
+        data_length: int,
+        type: Bytes,
+        type_length: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_sb_read_command(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_response(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_closed(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_offset(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_numbers(self, data: Bytes, length: int, out: CData, count: CData, /) -> int: ...
+    def fk_sb_read_clients(self, data: Bytes, length: int, out: CData, count: CData, /) -> int: ...
+    def fk_sb_read_certificate(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_info(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_sector_table(self, block: Bytes, size: int, out: CData, /) -> int: ...
 
 lib: Final[_Lib]

@@ -519,7 +519,10 @@ class ScuCore:
         if row.signed is not None:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
-        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        open_before = row.open_before
+        if open_before is not None:  # transactions of other calls, begun since, are not this one's either
+            open_before |= self._calls.open_transactions().keys()
+        outcome = self._driver.reconcile(call, open_before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:

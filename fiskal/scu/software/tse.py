@@ -757,6 +757,17 @@ class SoftwareTse:
                     return record
         return None
 
+    def records_after(self, counter: int) -> list[Record]:
+        """The records with a greater signatureCounter that were not erased, in their order; quick for the last ones."""
+        found: list[Record] = []
+        with contextlib.closing(self._log.backwards()) as walk:
+            for record in walk:
+                if record.offset < self._log.first or record.counter <= counter:
+                    break
+                found.append(record)
+        found.reverse()
+        return found
+
     def count(self, selection: Selection, at_most: int) -> int:
         """How many messages a selection means; counting ends with ``at_most``."""
         with self._log.snapshot() as snapshot:
