@@ -6,7 +6,9 @@ python -m pytest bench/test_diebold_nixdorf.py --benchmark-only --benchmark-enab
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
+import socket
 import time
 import uuid
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 from fiskal.clock import now
 from fiskal.frames import diebold_nixdorf as frames
 from fiskal.scu.contract import FinishTransactionRequest, StartTransactionRequest
+from fiskal.scu.driver import Selection
 from fiskal.scu.drivers import diebold_nixdorf
 from fiskal.simulators.diebold_nixdorf import Device, Settings, tcp
 from fiskal.simulators.plan import Plan
@@ -114,6 +117,65 @@ def test_overhead_of_the_driver(benchmark: Any, tmp_path: Path) -> None:
 
         sell()
         benchmark.pedantic(sell, rounds=60)
+        scu.close()
+
+
+class Nowhere:
+    """Where an archive goes that nobody wants; counts it."""
+
+    size = 0
+
+    def write(self, data: bytes, /) -> None:
+        self.size += len(data)
+
+
+def plain_export(place: str) -> int:
+    """Fetch the export as barely as it goes: ask for every piece, look for nothing but the end of its frame."""
+    host, _, port = place.rpartition(":")
+    received = 0
+    with socket.create_connection((host, int(port))) as line:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        line.sendall(model.build(509, [b"POS-1"], ID) + model.build(300, [b"1"], ID, 1))
+        line.recv(65536)
+        packet, ended = 0, False
+        while not ended:
+            line.sendall(model.build(4, [b"1", b"%d" % (packet % 256)], ID))
+            data = line.recv(65536)
+            while not data.endswith(b"\x1b\x99" + ID + b"\x1b\x9f"):
+                data += line.recv(65536)
+            received += len(data)
+            ended = b"\x1b\x9201\x1b\x92" in data[:24]
+            packet += 1
+    return received
+
+
+@pytest.mark.parametrize("packet", [1024, 16_384])
+def test_export_beside_a_plain_one(benchmark: Any, tmp_path: Path, packet: int) -> None:
+    """The whole way of an export, beside one that only fetches the pieces."""
+    settings = Settings(
+        folder=str(tmp_path / "device"),
+        initialized=True,
+        clients=["POS-1"],
+        plan=Plan(scale=0),
+        packet_size=packet,
+    )
+    with tcp(settings) as simulator:
+        device = simulator.device
+        options = {"url": f"tcp://{simulator.place}", "time_admin_pin": "12345", "client_ids": ["POS-1"]}
+        scu = diebold_nixdorf.open(tmp_path / "scu", {**options, "allow_default_pins": True}, now)
+        scu.get_tse_info()
+        for _ in range(300):
+            started = device.transaction("start", "POS-1", 0, "", b"")
+            device.transaction("finish", "POS-1", started.transaction_number, "Kassenbeleg-V1", bytes(500))
+        driver: Any = scu._driver
+        out = Nowhere()
+        driver.export(Selection(), out, contextlib.nullcontext)
+        assert out.size > 300_000
+        benchmark.pedantic(lambda: driver.export(Selection(), Nowhere(), contextlib.nullcontext), rounds=3)
+        ours = best(lambda: driver.export(Selection(), Nowhere(), contextlib.nullcontext), rounds=3, count=1)
+        compare(
+            benchmark, ours, best(lambda: plain_export(simulator.place), rounds=3, count=1), "a plain fetch"
+        )
         scu.close()
 
 

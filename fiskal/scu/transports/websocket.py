@@ -93,6 +93,7 @@ class WebSocketTransport:
                     close_timeout=0.5,
                     max_size=self._max_message_bytes,
                     compression=None,
+                    ping_interval=None,  # a service need not know pings; protocols have signs of life of their own
                     proxy=None,
                 )
             )

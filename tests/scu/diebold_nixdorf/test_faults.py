@@ -360,6 +360,43 @@ def test_another_device_is_refused(rig: Rig) -> None:
     assert rig.count("StartTransaction") == 0
 
 
+def test_a_swap_in_the_middle_leaves_the_outcome_open(make: Callable[..., Rig]) -> None:
+    """The old device may have signed. When it is back, nothing is signed twice."""
+    rig = make("tcp")
+    number = rig.start().transaction_number
+    item = "0f0f0f0f-0000-4000-8000-000000000002"
+    rig.inject("lost_answer", "FinishTransactionEnd")
+    rig.inject("replug_other", "GetStartedTransactions", value=20)
+    with pytest.raises(OutcomeUnknown):
+        rig.finish(number, b"Beleg^7.00", item, seconds=3)
+    rig.device.exchange()
+    rig.reopen()
+    rig.finish(number, b"Beleg^7.00", item, retry=True)
+    sold_once(rig, b"Beleg^7.00")
+
+
+@pytest.mark.parametrize("code", ["0001", "0104", "0106", "0107", "0FFF"])
+def test_a_signature_that_was_made_in_spite_of_an_error_is_found(line: Rig, code: str) -> None:
+    """The End is executed and reported as an error: by a device that fails behind the signature."""
+    number = line.start().transaction_number
+    interface = line.simulator._interface
+    real = interface.execute
+
+    def failing(request: object, fault: object) -> object:
+        answer = real(request, fault)
+        if request.command == 205:
+            interface.execute = real
+            interface.last_error = int(code, 16)
+            return None
+        return answer
+
+    interface.execute = failing
+    finished = line.finish(number, b"Beleg^7.00")
+    sold_once(line, b"Beleg^7.00")
+    by_counter = {message.signature_counter: message for message in line.log()}
+    assert by_counter[finished.signature_data.signature_counter].process_data == b"Beleg^7.00"
+
+
 def test_a_port_that_somebody_else_has(pty: Rig) -> None:
     assert isinstance(pty.simulator, PseudoTerminal)
     with pty.simulator.hold(), pytest.raises(Misconfigured, match=r"The TSE is not available.*web service"):

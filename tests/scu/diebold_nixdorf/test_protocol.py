@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
+import itertools
+import tracemalloc
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +18,11 @@ from fiskal.scu.contract import Deadline, TseStates
 from fiskal.scu.driver import Call
 from fiskal.scu.drivers import diebold_nixdorf
 from fiskal.scu.drivers.diebold_nixdorf import service, values, web
+from fiskal.scu.drivers.diebold_nixdorf.exports import Source
 from fiskal.scu.drivers.diebold_nixdorf.link import Link, NoResponse, Refused
 from fiskal.scu.drivers.diebold_nixdorf.options import Options
 from fiskal.scu.transports import Silence
+from fiskal.tse.tar import TarWriter, read_members
 from tests.frames import diebold_nixdorf_model as model
 from tests.frames.diebold_nixdorf_vectors import SIGNATURE
 
@@ -212,6 +219,64 @@ def test_a_lost_piece_is_asked_for_again_if_that_is_allowed() -> None:
     assert make_link(*answers)[0].fetch(502, "1") == ["A"]
     with pytest.raises(NoResponse):
         make_link(*answers, repeat_lost_packet=False)[0].fetch(502, "1")
+
+
+class Endless(Recorded):
+    """Answers an export of many megabytes, packet by packet."""
+
+    def __init__(self, link: Link, archive: bytes, copies: int, packet: int) -> None:
+        super().__init__([])
+        self._link = link
+        self._content = self._nested(archive, copies)
+        self._packet = packet
+        self._ready = b""
+
+    def _nested(self, archive: bytes, copies: int) -> Iterator[bytes]:
+        yield b"\x1b\x91300\x1b\x92"
+        for _ in range(copies):
+            yield base64.b64encode(archive)
+        yield base64.b64encode(bytes(1024)) + b"\x1b\x99" + self.nested_id + b"\x1b\x9f"
+
+    nested_id = b"%036d" % 0
+
+    def call(self, frame: bytes, deadline: Deadline | None) -> bytes:
+        if self._link._command == 1:
+            return model.answer(1, [b"0000", b"01"], self._link._id)
+        while len(self._ready) <= self._packet:
+            piece = next(self._content, None)
+            if piece is None:
+                break
+            self._ready += piece
+        data, self._ready = self._ready[: self._packet], self._ready[self._packet :]
+        asked = frame.split(b"\x1b\x92")[2].partition(b"\x1b")[0]
+        more = b"00" if self._ready else b"01"
+        return model.answer(4, [b"1", asked, more, b"%d" % len(data), data], self._link._id)
+
+
+def test_an_export_takes_constant_memory() -> None:
+    """Thirty megabytes through the reader of the export; a fraction of it is ever in memory."""
+    numbers = itertools.count()
+    link = Link(Options(port="x"), new_id=lambda: b"%036d" % next(numbers), sleep=lambda seconds: None)
+    out = io.BytesIO()
+    writer = TarWriter(out, 0)
+    for number in range(30):
+        writer.add(f"Unixt_1_Sig-{number}_Log-Aud.log", bytes(9_728))
+    archive = out.getvalue()  # without its end
+    archive += bytes(-len(archive) % 3)
+    assert len(archive) % (3 * 512) == 0
+    copies = 100
+    link.transport = Endless(link, archive, copies, 16_384)
+    source = Source(link.stream(300, "1"))
+    tracemalloc.start()
+    try:
+        members = sum(1 for _ in read_members(source))
+        source.drain()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert members == 30 * copies
+    assert source.size == len(archive) * copies + 1024
+    assert peak < 6 << 20 < source.size
 
 
 def test_slots_of_old_and_new_firmware() -> None:

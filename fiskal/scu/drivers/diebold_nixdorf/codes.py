@@ -30,6 +30,13 @@ UNFINISHED: Final = frozenset({0x011A, 0x011B})
 EXPORT_BUFFER: Final = 0x011C
 
 
+BEFORE_SIGNING: Final = frozenset(
+    {0x0003, 0x0004, 0x0005, 0x0006, 0x0007, 0x0008, 0x0100, 0x0101, 0x0103, 0x0108, 0x010A, 0x010C}
+    | {0x0110, 0x0111, 0x0112, 0x0115, 0x0117, 0x0118}
+)
+"""Checked before anything is signed. Behind every other code the log is asked whether the signature was made."""
+
+
 class _Meaning(NamedTuple):
     name: str
     kind: type[ScuError]

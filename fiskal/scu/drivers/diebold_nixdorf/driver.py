@@ -215,13 +215,12 @@ class DieboldNixdorfTse(Exports):
             answer = self._link.execute(_END[call.op], deadline=deadline)
             return self._read_signed(call, answer)
         except Refused as error:
-            if error.number != codes.CERTIFICATE_EXPIRED:
-                raise self._repaired(error, call, deadline) from error
-            signed = self._found(call, deadline)  # a TSE stores first and reports then
-            if signed is not None:
-                log.warning("signature %d was made with an expired certificate", signed.signature_counter)
-                return signed
-            raise codes.refusal(error.number) from error
+            if error.number not in codes.BEFORE_SIGNING:  # a TSE may store first and report then
+                signed = self._found(call, deadline)
+                if signed is not None:
+                    log.warning("signature %d was made all the same: %s", signed.signature_counter, error)
+                    return signed
+            raise self._repaired(error, call, deadline) from error
         except NotReached as error:
             raise _Again(not_available(error), away=True) from error
         except NoResponse as error:
@@ -272,7 +271,18 @@ class DieboldNixdorfTse(Exports):
             except (LinkError, Unreachable, TarError) as error:
                 log.warning("what became of a %s is not known yet: %s", call.op, error)
                 last = error
+                if isinstance(error, Refused) and error.number == codes.SELF_TEST_REQUIRED:
+                    with contextlib.suppress(LinkError, Unreachable):
+                        self._test(deadline, initialized=True)
                 time.sleep(min(0.05, deadline.remaining()))
+            except OutcomeUnknown:
+                raise
+            except (
+                ScuError
+            ) as error:  # the call may have been executed, whatever stands in the way of looking
+                raise OutcomeUnknown(
+                    error.code, error.message, transaction_number=call.transaction_number or None
+                ) from error
         raise OutcomeUnknown(
             "NO_RESPONSE",
             f"No response from TSE. Whether the {call.op} was executed is not known: {last}",
