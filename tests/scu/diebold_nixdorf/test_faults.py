@@ -218,6 +218,22 @@ def test_a_device_that_lost_its_power_is_tested_and_told_the_time(line: Rig) -> 
     assert line.device.self_test_in_s > 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "command"),
+    [
+        ("self_test_expired", "RegisterClient"),
+        ("self_test_expired", "ExportCertificates"),
+        ("error", "RegisterClient"),
+        ("error", "GetNumberOfClients"),
+    ],
+)
+def test_the_administration_repairs_too(line: Rig, kind: str, command: str) -> None:
+    line.inject(kind, command, value="0002" if kind == "error" else None)
+    assert "POS-9" in line.register("POS-9")
+    assert line.faults_left == 0
+    line.sell(client="POS-9")
+
+
 def test_a_failed_self_test_is_a_defect(line: Rig) -> None:
     line.inject("self_test_result", "RunSelfTest", value=2)
     with pytest.raises(TseRejected) as caught:

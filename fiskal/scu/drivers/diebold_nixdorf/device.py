@@ -93,14 +93,29 @@ class Device:
     def _safely(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
         """Run something that may be repeated; errors of the link as what they mean for the caller."""
         try:
-            self._ensure(deadline)
-            return action()
+            return self._repairing(deadline, action)
         except Refused as error:
             raise codes.refusal(error.number) from error
         except NotReached as error:
             raise not_available(error) from error
         except NoResponse as error:
             raise OutcomeUnknown("NO_RESPONSE", f"No response from TSE. {error}") from error
+
+    def _repairing(self, deadline: Deadline | None, action: Callable[[], _T]) -> _T:
+        """Run something that may be repeated, once more if the device first wants a self test or to be met anew."""
+        self._ensure(deadline)
+        try:
+            return action()
+        except Refused as error:
+            if error.number == codes.SELF_TEST_REQUIRED:
+                slot = self._read_slot(deadline)
+                self._test(deadline, initialized=slot.state is TseStates.INITIALIZED)
+            elif error.number in (codes.POWER_FAIL, codes.CLIENT_ID_NOT_SET):
+                self._forget()
+            else:
+                raise
+        self._ensure(deadline)
+        return action()
 
     # ---- the way to the device ------------------------------------------------------------------------
 

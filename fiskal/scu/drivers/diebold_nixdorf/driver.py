@@ -335,8 +335,7 @@ class DieboldNixdorfTse(Exports):
 
     def info(self, deadline: Deadline | None) -> TseInfo:
         try:
-            self._ensure(deadline)
-            return self._info(deadline)
+            return self._repairing(deadline, lambda: self._info(deadline))
         except Refused as error:
             raise codes.refusal(error.number) from error
         except NotReached as error:
