@@ -36,7 +36,7 @@ FORMS = ("pty", "tcp", "web")
 FRAMES = ("pty", "tcp")
 PIN = "12345"
 CLIENT = "POS-1"
-QUICK = {"answer_timeout_ms": 500, "status_timeout_ms": 500}
+QUICK = {"answer_timeout_ms": 500, "status_timeout_ms": 500, "slow_timeout_ms": 500}
 """A device that does not answer is not waited for as long as a real one."""
 
 

@@ -71,12 +71,12 @@ def sell(rig: Rig, proxy: Proxy, folder: str, receipt: int, limit: int | None, *
     return True
 
 
-@pytest.mark.parametrize("first", range(0, 36, 6))
+@pytest.mark.parametrize("first", range(0, 120, 40))
 def test_death_between_any_two_bytes(tmp_path: Path, first: int) -> None:
     rig = Rig("tcp", tmp_path)
     proxy = Proxy(rig.simulator.place)
     try:
-        for receipt, limit in enumerate(range(first + 1, 1400, 97), 1):
+        for receipt, limit in enumerate(range(first + 1, 1400, 113), 1):
             died = not sell(rig, proxy, "scu", receipt, limit, retry=False)
             assert died or limit > 700
             while died:
