@@ -13,6 +13,8 @@ from fiskal._core import ffi, lib
 from fiskal.errors import FiskalError
 
 MAX_JSON_BYTES: Final[int] = lib.FK_EPSON_MAX_JSON
+TOO_LONG: Final[int] = lib.FK_EPSON_E_SIZE
+"""The status of a :class:`FrameError` about a JSON that is too long."""
 _FIRST_BUFFER: Final = 4096
 
 

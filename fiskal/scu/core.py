@@ -519,7 +519,10 @@ class ScuCore:
         if row.signed is not None:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
-        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        open_before = row.open_before
+        if open_before is not None:  # a number whose start was answered belongs to that start
+            open_before |= frozenset(self._calls.open_transactions())
+        outcome = self._driver.reconcile(call, open_before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:
@@ -651,7 +654,9 @@ class ScuCore:
     def start_export_session(
         self, request: StartExportSessionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        return self._start_export(Selection(client_id=request.client_id or None), request.erase, deadline)
+        return self._start_export(
+            Selection(client_id=request.client_id or None, erase=request.erase), request.erase, deadline
+        )
 
     def start_export_session_by_time_stamp(
         self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None
