@@ -284,6 +284,7 @@ class EpsonDriver:
         serial = storage.serial.hex()
         wanted = self._options.serial.lower() or self._serial
         if wanted and serial != wanted:
+            self._link.close_device(Deadline(2.0))  # it may be somebody else's
             raise Misconfigured(
                 "WRONG_TSE",
                 f"The TSE at {self._host}:{self._port} is {serial}, but {wanted} is wanted. Put the right one in, or "
