@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import logging
+import hashlib
 import re
 import uuid
 from collections.abc import Callable
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from fiskal.errors import ConfigurationError
 from fiskal.scu.contract import (
@@ -32,6 +34,10 @@ from tests.campaigns import device_epson
 from .conftest import SECRETS, Pos, Shop, end, export, fetch
 
 ON_THE_WAY = sorted(set(BEFORE | AFTER) - {"refuse", "no_greeting", "silence", "silence_before", "in_use"})
+SHOCKS = (
+    *("power_cycle", "power_cycle_after", "idle_logout", "time_unset", "self_test_expired", "foreign_host"),
+    *("export_stuck", "wrong_secret"),
+)
 VALUES: dict[str, Any] = {
     "error": "SOMETHING_NEW",
     "envelope_error": "SYSTEM_ERROR",
@@ -103,8 +109,7 @@ def test_silence_is_an_unknown_outcome_that_is_found_out_later(plain: Shop, kind
 
 @pytest.mark.parametrize(
     "kind",
-    ["power_cycle", "power_cycle_after", "idle_logout", "time_unset", "self_test_expired", "foreign_host"]
-    + ["export_stuck", "wrong_secret"],
+    [*SHOCKS],
 )
 @pytest.mark.parametrize(
     "command", ["StartTransaction", "FinishTransaction", "GetStorageInfo", "GetChallenge"]
@@ -147,9 +152,10 @@ def test_real_limits(make_shop: Callable[..., Shop]) -> None:
     with pytest.raises(TseRejected) as caught:
         pos.start()
     assert caught.value.code == "TRANSACTION_LIMIT"
+    for _ in range(40 - shop.tse.counter):
+        pos.update(1)
     with pytest.raises(TseRejected) as caught:
-        for _ in range(40):
-            pos.update(1)
+        pos.update(1)
     assert caught.value.code == "SIGNATURE_LIMIT"
 
 
@@ -373,8 +379,12 @@ def test_a_lost_start_is_not_taken_for_a_later_one(plain: Shop) -> None:
         ("garbage_xml", 1),
         ("bad_base64", 1),
         ("power_cycle", 1),
-    ]
-    + [("idle_logout", 1), ("export_retry", 1), ("odd_chunks", 0), ("error", 1), ("env_timeout", 3)],
+        ("idle_logout", 1),
+        ("export_retry", 1),
+        ("odd_chunks", 0),
+        ("error", 1),
+        ("env_timeout", 3),
+    ],
 )
 def test_an_export_goes_on_after_a_fault(plain: Shop, kind: str, skip: int) -> None:
     scu = plain.ready()
@@ -474,8 +484,6 @@ def test_an_initialisation_that_is_disturbed_is_done_in_the_end(plain: Shop, kin
         assert scu.set_tse_state(target) == target
     except ScuError:
         assert scu.set_tse_state(target) == target
-    if command == "RegisterSecretKey" and plain.device.kept.secret == "EPSONKEY":
-        return  # it was not registered, which the next log-in says
     scu.register_client_id(RegisterClientIdRequest(client_id="POS-1"))
     Pos(scu).sell()
     assert plain.device.kept.secret == SECRETS["secret"]
@@ -523,8 +531,10 @@ def test_what_everybody_knows_is_no_secret(tmp_path: Path, name: str) -> None:
         {"port": 0},
         {"fingerprint": "zz"},
         {"serial": "1"},
-    ]
-    + [{"time_function": "Now"}, {"nonsense": 1}, {"host": 1}],
+        {"time_function": "Now"},
+        {"nonsense": 1},
+        {"host": 1},
+    ],
 )
 def test_options_that_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(given))):
@@ -552,11 +562,6 @@ def test_no_secret_is_shown(plain: Shop, caplog: pytest.LogCaptureFixture) -> No
 
 
 def test_the_host_certificate_may_be_pinned(make_shop: Callable[..., Shop]) -> None:
-    import hashlib
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
-
     shop = make_shop(tls=True)
     certificate = x509.load_pem_x509_certificate(shop.simulator.certificate_file.read_bytes())
     digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
@@ -592,7 +597,7 @@ def test_time_that_has_drifted_away_is_set_anew(plain: Shop) -> None:
     pos.sell()
     driver: Any = pos.scu._driver
     driver._time_set_at = float("-inf")
-    plain.device._clock.set(plain.device._clock() - 60 * 10_000_000)
+    plain.device._clock.set(plain.device._clock() + 60 * 10_000_000)
     pos.sell()
     pos.sell()
     assert [m.operation for m in plain.messages()].count("updateTime") == 2
@@ -608,7 +613,7 @@ def test_a_short_campaign(tmp_path: Path, more: dict[str, Any]) -> None:
 
 
 def test_a_short_campaign_of_kills(tmp_path: Path) -> None:
-    assert device_epson.kill(tmp_path, 2) >= 2
+    assert device_epson.kill(tmp_path, 1) >= 1
 
 
 def test_answers_of_a_restart_are_those_of_the_log(plain: Shop) -> None:
@@ -616,4 +621,3 @@ def test_answers_of_a_restart_are_those_of_the_log(plain: Shop) -> None:
     sold = pos.sell()
     signature = base64.b64decode(sold.signature_data.signature_base64)
     assert any(message.signature == signature for message in plain.messages())
-    logging.getLogger("fiskal.traffic").setLevel(logging.NOTSET)

@@ -210,12 +210,8 @@ class EpsonDriver:
             return "set the time"
         if code in codes.NEEDS_SELF_TEST:
             return "test itself"
-        if (
-            codes.is_exporting(code)
-            and self._options.admin_pin
-            and (self._exporting or self._options.exclusive)
-        ):
-            return "end the export"
+        if codes.is_exporting(code) and self._options.admin_pin:
+            return "end the export"  # who exports has the device open, and here it was opened
         if code == "TSE1_ERROR_WRONG_STATE_NEEDS_TSE_UNLOCK" and self._options.unlock:
             return "unlock"
         return None
@@ -561,17 +557,27 @@ class EpsonDriver:
         )
         self._logged_in.add(client_id)
 
-    def _log_in_admin(self, deadline: Deadline | None, secret: str | None = None) -> None:
-        self._log_in(
-            "AuthenticateUserForAdmin",
-            "userId",
-            ADMINISTRATOR,
-            "Admin",
-            self._options.admin_pin,
-            deadline,
-            secret,
-        )
+    def _log_in_admin(self, deadline: Deadline | None) -> None:
+        """Log the Admin in. A TSE that still has the secret it came with is given the configured one."""
+        secret = self._options.secret
+        try:
+            self._prove_admin(secret, deadline)
+        except Misconfigured as error:
+            if error.vendor_code != "OTHER_ERROR_HOST_AUTHENTICATION_FAILED" or secret == FACTORY_SECRET:
+                raise
+            try:
+                self._prove_admin(FACTORY_SECRET, deadline)
+            except Misconfigured:
+                raise error from None
+            log.info("TSE %s has the secret it came with; it gets the configured one", self._serial)
+            self._operate(
+                "RegisterSecretKey", {"secretKey": secret}, deadline, secrets=(secret,), repairs=False
+            )
         self._admin = True
+
+    def _prove_admin(self, secret: str, deadline: Deadline | None) -> None:
+        pin = self._options.admin_pin
+        self._log_in("AuthenticateUserForAdmin", "userId", ADMINISTRATOR, "Admin", pin, deadline, secret)
 
     @contextlib.contextmanager
     def _administrator(self, deadline: Deadline | None) -> Iterator[None]:
@@ -683,18 +689,7 @@ class EpsonDriver:
                 if attempt or self._read_storage(None).state is TseStates.INITIALIZED:
                     break
         self._test(deadline)
-        try:
-            self._log_in_admin(deadline)
-        except Misconfigured as error:
-            if (
-                error.vendor_code != "OTHER_ERROR_HOST_AUTHENTICATION_FAILED"
-                or options.secret == FACTORY_SECRET
-            ):
-                raise
-            self._log_in_admin(deadline, FACTORY_SECRET)
-            self._operate(
-                "RegisterSecretKey", {"secretKey": options.secret}, deadline, secrets=(options.secret,)
-            )
+        self._log_in_admin(deadline)
         try:
             self._send_time("UpdateTime", ADMINISTRATOR, deadline)
         finally:
