@@ -64,10 +64,21 @@ static size_t xml_character(const uint8_t *p, const uint8_t *end) {
     return length;
 }
 
+/* 0: a printable ASCII character that needs nothing. */
+static const uint8_t SPECIAL[256] = {
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    ['"'] = 1, ['&'] = 1, ['<'] = 1, ['>'] = 1, [0x7f] = 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
 static int append_escaped(sink *s, const uint8_t *text, size_t length) {
     const uint8_t *end = text + length;
     const uint8_t *plain = text; /* what needs no escape goes over in one piece */
-    while (text < end) {
+    for (;;) {
+        while (text < end && !SPECIAL[*text]) text++;
+        if (text == end) break;
         uint8_t c = *text;
         if (c != '&' && c != '<' && c != '>' && c != '"') {
             size_t width = xml_character(text, end);

@@ -94,6 +94,13 @@ def escape(text: bytes) -> bytes:
 def request(device_id: str, timeout_ms: int, json: bytes) -> bytes:
     """The message that lets the device execute ``json`` within ``timeout_ms``. Raises :class:`FrameError`."""
     device = device_id.encode("utf-8", "surrogatepass")
+    scratch = _scratch  # written out, for this is on the way of every receipt
+    written = scratch.written
+    status = lib.fk_epson_request(
+        device, len(device), timeout_ms, json, len(json), scratch.out, scratch.capacity, written
+    )
+    if status == lib.FK_OK:
+        return scratch.view[: written[0]]
     return _written(
         lambda out, size, written: lib.fk_epson_request(
             device, len(device), timeout_ms, json, len(json), out, size, written
