@@ -222,7 +222,8 @@ class Device:
             elif fault.kind == "time_unset":
                 self._clock.put_back(None)
             elif fault.kind == "foreign_host":
-                self.host = f"host-{secrets.token_hex(4)}"
+                self.kept.hosts = [host for host in self.kept.hosts if host != self.host]
+                self._keep()
                 self._tested = self._probed = False
             elif fault.kind in ("unplug", "plug"):
                 self.present = fault.kind == "plug"
@@ -445,10 +446,10 @@ class Device:
         return {}
 
     def _set_up_for_printer(self, _: Output) -> Output:
+        self.tse.register(self._internal_client(), None, user=ADMINISTRATOR)
         if self.host not in self.kept.hosts:
             self.kept.hosts.append(self.host)
             self._keep()
-        self.tse.register(self._internal_client(), None, user=ADMINISTRATOR)
         return {}
 
     def _self_test(self, failing: str) -> Output:

@@ -71,6 +71,7 @@ _BUSY: Final = frozenset(
         "OTHER_ERROR_TOO_MANY_CHALLENGE_REQUESTED",
         "OTHER_ERROR_TOO_MANY_TIME_ADMIN_USER_LOGGED_IN",
         *EXPORTING,
+        *(NEEDS_LOG_IN - {"TSE1_ERROR_NOT_AUTHORIZED"}),
     }
 )
 _WRONG_REQUEST: Final = frozenset(
@@ -180,7 +181,7 @@ def error_of(refused: Refused, host: str, port: int, call: Call | None = None) -
         )
     if code in OPEN:
         return not_available(host, port, f"The host answered {code}.", code)
-    if code in NEEDS_LOG_IN:
+    if code == "TSE1_ERROR_NOT_AUTHORIZED":
         return Misconfigured(
             "AUTH_FAILED",
             f"The TSE answered {code} although somebody was logged in. Restart the host or the printer.",

@@ -133,7 +133,10 @@ class Reader:
         """The message at the end of what :meth:`complete` cut off."""
         at = 0
         while True:
-            span = frames.read(received[at:])
+            try:
+                span = frames.read(received[at:])
+            except frames.FrameError as error:
+                raise Garbled(str(error)) from error
             if span is None:
                 raise Garbled("The answer has no end.")
             if at + span.next == len(received):
