@@ -169,7 +169,7 @@ def error_of(refused: Refused, host: str, port: int, call: Call | None = None) -
     if code in _BUSY or code.startswith(EXPORTING_PREFIX):
         return Unreachable(
             "BUSY",
-            f"The TSE is used by somebody else: the host at {host}:{port} answered {code}.",
+            f"The TSE is busy or used by somebody else: the host at {host}:{port} answered {code}.",
             vendor_code=code,
             retry_after_ms=2000,
         )
