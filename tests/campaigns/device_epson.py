@@ -2,11 +2,13 @@
 
     python -m tests.campaigns.device_epson --pairs 10000
     python -m tests.campaigns.device_epson --kills 100
+    python -m tests.campaigns.device_epson --device-kills 100
 
 Each sale is a start and a finish. A call that fails comes again, marked as a repetition, as a queue does it. Faults
 are drawn at random from those of the simulator, the driver is closed and opened again, the device loses its power,
-connections break between any two messages and within them; with ``--kills`` the process that sells dies by SIGKILL.
-In the end what was answered and what the device has logged must be the same, signature for signature.
+connections break between any two messages and within them. With ``--kills`` the process that sells dies by SIGKILL,
+with ``--device-kills`` that of the device. In the end what was answered and what the device has logged must be the
+same, signature for signature.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections import Counter
@@ -332,18 +335,109 @@ def kill(folder: Path, kills: int, seed: int = 1) -> int:
     return len(answers)
 
 
+# ---- a device that dies -----------------------------------------------------------------------
+
+
+def serve(folder: Path, port: int) -> None:
+    """Be the device until killed; says on which port."""
+    settings = Settings(
+        folder=str(folder / "device"), port=port, durable=True, plan=Plan(service_time={"*": 2})
+    )
+    with Simulator(settings) as simulator:
+        print(simulator.port, flush=True)
+        signal.pause()
+
+
+def _power_on(folder: Path, port: int) -> tuple[subprocess.Popen[str], int]:
+    command = [sys.executable, "-m", "tests.campaigns.device_epson", "--serve", str(port), str(folder)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout:
+        line = child.stdout.readline()
+    if not line:
+        raise Violation("the device does not come up again")
+    return child, int(line)
+
+
+def kill_device(folder: Path, kills: int, seed: int = 1) -> int:
+    """Let the device's process die by SIGKILL while somebody sells; returns how many calls were answered."""
+    chance = random.Random(seed)
+    answers: list[Answer] = []
+    child, port = _power_on(folder, 0)
+
+    def kill_and_revive() -> None:
+        nonlocal child
+        for _ in range(kills):
+            time.sleep(0.1 + chance.random())
+            child.kill()
+            child.wait()
+            child, _ = _power_on(folder, port)
+
+    killer = threading.Thread(target=kill_and_revive)
+    try:
+        given = epson.Options(port=port, **SECRETS, busy_retry_ms=10_000)  # type: ignore[arg-type]
+        scu = epson.open(folder / "scu", given)
+        set_up(scu)
+        killer.start()
+        last = False
+        while not last:
+            last = not killer.is_alive()  # one sale more when it has come to life for the last time
+            number = 0
+            for op in ("start", "finish"):
+                answers.append(_through(scu, op, number))
+                number = answers[-1].number
+        scu.close()
+    finally:
+        killer.join()
+        child.terminate()
+        child.wait()
+    with Simulator(Settings(folder=str(folder / "device"), port=0)) as simulator:
+        compare(simulator, answers)
+    return len(answers)
+
+
+def _through(scu: Scu, op: str, number: int) -> Answer:
+    """Call again until there is an answer, as a queue does with a device that is away."""
+    item, data = str(uuid.uuid4()), uuid.uuid4().bytes
+    until = time.monotonic() + 60
+    retry = False
+    while True:
+        try:
+            return call(scu, op, number, item, data, is_retry=retry)
+        except ScuError as error:
+            if time.monotonic() > until:
+                raise Violation(f"{op} did not go through: {error}") from error
+            retry = True
+            time.sleep(0.05)
+
+
 @click.command()
 @click.option("--pairs", default=0, help="Sales with faults.")
 @click.option("--kills", default=0, help="Deaths of the selling process.")
+@click.option("--device-kills", default=0, help="Deaths of the device.")
 @click.option("--seed", default=1)
 @click.option("--tls", is_flag=True)
 @click.option("--rate", default=0.3, help="How many sales meet a fault.")
 @click.option("--sell", default=0, hidden=True, help="Sell at this port until killed.")
+@click.option("--serve", "serving", type=int, hidden=True, help="Be the device at this port until killed.")
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-def main(pairs: int, kills: int, seed: int, tls: bool, rate: float, sell: int, folder: Path | None) -> None:
+def main(
+    pairs: int,
+    kills: int,
+    device_kills: int,
+    seed: int,
+    tls: bool,
+    rate: float,
+    sell: int,
+    serving: int | None,
+    folder: Path | None,
+) -> None:
     """Rehearse an Epson TSE to death."""
     if sell and folder is not None:
         sell_until_killed(folder, sell)
+        return
+    if serving is not None and folder is not None:
+        serve(folder, serving)
         return
     with tempfile.TemporaryDirectory() as scratch:
         if pairs:
@@ -358,6 +452,9 @@ def main(pairs: int, kills: int, seed: int, tls: bool, rate: float, sell: int, f
             (Path(scratch) / "kills").mkdir()
             answered = kill(Path(scratch) / "kills", kills, seed)
             print(f"{kills} kills, {answered} calls: 0 lost, 0 doubled")
+        if device_kills:
+            answered = kill_device(Path(scratch) / "device-kills", device_kills, seed)
+            print(f"{device_kills} kills of the device, {answered} calls: 0 lost, 0 doubled")
 
 
 if __name__ == "__main__":

@@ -194,7 +194,7 @@ def export(scu: ScuCore, *, erase: bool = False, client_id: str | None = None) -
 
 @pytest.fixture(params=["plain", "tls"])
 def shop(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shop]:
-    shop = Shop(tmp_path, tls=request.param == "tls")
+    shop = Shop(tmp_path / "Kasse Ü 1", tls=request.param == "tls")
     yield shop
     shop.close()
 

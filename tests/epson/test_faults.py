@@ -94,6 +94,15 @@ def test_no_fault_on_the_way_loses_or_doubles_a_signature(plain: Shop, kind: str
     assert logged(plain) == answers
 
 
+def test_the_answer_to_an_earlier_start_is_not_taken_for_a_new_one(plain: Shop) -> None:
+    pos = Pos(plain.ready())
+    first = pos.start()
+    plain.inject("old_answer", "StartTransaction")
+    second = pos.start()
+    assert (first.transaction_number, second.transaction_number) == (1, 2)
+    assert [op for op, _, _ in logged(plain)] == ["start", "start"]
+
+
 @pytest.mark.parametrize("kind", ["silence", "silence_before"])
 def test_silence_is_an_unknown_outcome_that_is_found_out_later(plain: Shop, kind: str) -> None:
     pos = Pos(plain.ready(), seconds=0.6)
@@ -400,6 +409,23 @@ def test_an_export_goes_on_after_a_fault(plain: Shop, kind: str, skip: int) -> N
     pos.sell()
 
 
+@pytest.mark.parametrize("kind", ["drop_after", "drop_before", "rst", "garbage_xml", "power_cycle"])
+def test_an_erasure_whose_answer_gets_lost_is_not_claimed(plain: Shop, kind: str) -> None:
+    scu = plain.ready()
+    pos = Pos(scu)
+    pos.sell()
+    token, archive = export(scu, erase=True)
+    plain.inject(kind, "FinalizeExport")
+    ended = end(scu, token, archive, erase=True)
+    assert (ended.is_valid, ended.is_erased) == (True, False)
+    sold = pos.sell()
+    token, archive = export(scu, erase=True)
+    report = plain.verify(archive)
+    assert report.ok
+    assert report.tses[0].last_counter >= sold.signature_data.signature_counter
+    assert end(scu, token, archive, erase=True).is_erased is True
+
+
 def test_an_export_that_begins_differently_is_not_glued_together(plain: Shop) -> None:
     scu = plain.ready()
     for _ in range(10):
@@ -614,6 +640,10 @@ def test_a_short_campaign(tmp_path: Path, more: dict[str, Any]) -> None:
 
 def test_a_short_campaign_of_kills(tmp_path: Path) -> None:
     assert device_epson.kill(tmp_path, 1) >= 1
+
+
+def test_a_short_campaign_of_dying_devices(tmp_path: Path) -> None:
+    assert device_epson.kill_device(tmp_path, 1) >= 2
 
 
 def test_answers_of_a_restart_are_those_of_the_log(plain: Shop) -> None:

@@ -145,6 +145,8 @@ class EpsonDriver:
         self._clients_at = float("-inf")
         self._numbers: dict[int, str] = {}
         """Open transactions, with the client as far as this driver started them."""
+        self._counter = 0
+        """The greatest signatureCounter that was answered."""
         self._last_counters: dict[int, int] = {}
         """The signature that was answered last, of the open transactions of this process."""
         self._time_due = False
@@ -850,7 +852,11 @@ class EpsonDriver:
                 raise
             log.warning("the certificate of TSE %s has expired; it signed all the same", self._serial)
             output = refused.output
-        return self._note(call, self._signed(call, output))
+        signed = self._signed(call, output)
+        if signed.signature_counter <= self._counter:
+            self._link.drop()
+            raise _Unknown(f"The answer is an old one: its signatureCounter is {signed.signature_counter}.")
+        return self._note(call, signed)
 
     def _signed(self, call: Call, output: Output) -> Signed:
         """Read an answer; one that is none leaves the outcome open."""
@@ -871,6 +877,7 @@ class EpsonDriver:
 
     def _note(self, call: Call, signed: Signed) -> Signed:
         self._forget_export()  # a device that exports does not sign
+        self._counter = max(self._counter, signed.signature_counter)
         number = signed.transaction_number
         if call.op == "finish":
             self._numbers.pop(number, None)
