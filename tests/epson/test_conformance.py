@@ -443,7 +443,7 @@ def test_17_a_wrong_pin_is_tried_once(shop: Shop, role: str) -> None:
     sure = shop.open(allow_last_pin_try=True)
     use(sure)
     assert sorted(left.values()) == [3, 3, 3]
-    assert "00001" not in (shop.folder / "scu" / "refused-pins.json").read_text()
+    assert "00001" not in (shop.folder / "scu" / "pins.json").read_text()
 
 
 def test_an_unknown_client_is_only_asked_for_when_there_is_a_reason(shop: Shop) -> None:

@@ -284,6 +284,51 @@ def test_a_device_that_is_not_opened(plain: Shop, code: str, kind: type[ScuError
     assert (caught.value.code, caught.value.vendor_code) == (expected, code)
 
 
+@pytest.mark.parametrize(
+    ("code", "answered"), [("TSE1_ERROR_CERTIFICATE_EXPIRED", True), ("SOMETHING_NEW", True)]
+)
+def test_a_device_that_signs_and_complains_afterwards(plain: Shop, code: str, answered: bool) -> None:
+    pos = Pos(plain.ready())
+    number = pos.start().transaction_number
+    execute = plain.device.execute
+
+    def complaining(text: bytes, fault: Any = None) -> tuple[str, str, dict[str, Any]]:
+        result, function, output = execute(text, fault)
+        return (code, function, {}) if function == "FinishTransaction" else (result, function, output)
+
+    plain.device.execute = complaining
+    finished = pos.finish(number)
+    assert finished.signature_data.signature_counter in [
+        message.signature_counter for message in plain.messages()
+    ]
+    assert [op for op, _, _ in logged(plain)] == ["start", "finish"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_log_ins_whose_answers_get_lost_do_not_use_up_the_tries_of_a_wrong_pin(
+    plain: Shop, known: bool
+) -> None:
+    before = plain.ready()
+    Pos(before).sell()
+    before.close()
+    plain.device.log_everybody_out()
+    if not known:
+        (plain.folder / "scu" / "pins.json").unlink()
+    scu = plain.open()
+    plain.inject("drop_after", "AuthenticateUserForTimeAdmin", times=4)
+    pos = Pos(scu)
+    for _ in range(2):
+        with pytest.raises(ScuError):
+            pos.start()
+    if known:
+        pos.sell()
+        assert b"accepted" in (plain.folder / "scu" / "pins.json").read_bytes()
+        assert b'"Admin"' not in (plain.folder / "scu" / "pins.json").read_bytes()
+    else:
+        with pytest.raises(Misconfigured, match="Two log-ins"):
+            pos.start()
+
+
 def test_a_code_nobody_knows_is_passed_on(plain: Shop) -> None:
     pos = Pos(plain.ready())
     plain.inject("error", "StartTransaction", value="TSE9_ERROR_WITHOUT_A_NAME")
@@ -565,6 +610,12 @@ def test_what_everybody_knows_is_no_secret(tmp_path: Path, name: str) -> None:
 def test_options_that_cannot_be(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(given))):
         convert_options("epson", given, epson.Options)
+
+
+def test_every_option_is_documented() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "devices" / "epson.md").read_text()
+    missing = [name for name in epson.Options.__struct_fields__ if f"`{name}`" not in text]
+    assert not missing
 
 
 def test_no_secret_is_shown(plain: Shop, caplog: pytest.LogCaptureFixture) -> None:

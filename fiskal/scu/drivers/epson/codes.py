@@ -131,6 +131,34 @@ _REJECTED: Final = {
 }
 
 
+_OTHER_REFUSALS: Final = frozenset(
+    {
+        "DEVICE_NOT_OPEN",
+        "OTHER_ERROR_HOST_AUTHENTICATION_FAILED",
+        "OTHER_ERROR_INVALID_ADMIN_USER_ID",
+        "OTHER_ERROR_PARAMETER_MISMATCH",
+        "TSE1_ERROR_AUTHENTICATION_FAILED",
+        "TSE1_ERROR_AUTHENTICATION_PIN_BLOCKED",
+        "TSE1_ERROR_CMD_NOT_ALLOWED",
+        "TSE1_ERROR_CMD_NOT_FOUND",
+        "TSE1_ERROR_INVALID_CMD_SYNTAX",
+        "TSE1_ERROR_INVALID_PARAMETER",
+        "TSE1_ERROR_NOT_ENOUGH_DATA_WRITTEN",
+        "TSE1_ERROR_TSE_INVALID_PARAMETER",
+        "TSE1_ERROR_WRONG_STATE_NEEDS_TSE_UNLOCK",
+        NOT_REGISTERED,
+    }
+)
+
+
+def refuses(code: str) -> bool:
+    """The device has certainly executed nothing. Of a code that nobody knows this is not certain."""
+    if code in OPEN:
+        return False
+    known = (_OTHER_REFUSALS, _REJECTED, _GONE, _BUSY, _WRONG_REQUEST, NEEDS_LOG_IN, NOT_STARTED)
+    return code.startswith("JSON_ERROR_") or is_exporting(code) or any(code in codes for codes in known)
+
+
 def not_available(host: str, port: int, text: str, vendor_code: str | None = None) -> Unreachable:
     return Unreachable(
         "TSE_NOT_AVAILABLE",

@@ -522,7 +522,7 @@ class EpsonDriver:
                 guard.answered(role)
                 raise
             else:
-                guard.accepted(role)
+                guard.accepted(role, pin)
                 return
         raise Unreachable("BUSY", "The TSE did not take a log-in.")
 
@@ -646,7 +646,7 @@ class EpsonDriver:
                 raise
             else:
                 assert self._guard is not None
-                self._guard.accepted(role)
+                self._guard.accepted(role, new_pin)
             finally:
                 with contextlib.suppress(Refused, NotSent, _Unknown):
                     self._operate("DeauthenticateHost", {"userId": ADMINISTRATOR}, deadline, repairs=False)
@@ -820,7 +820,9 @@ class EpsonDriver:
             except _Unknown as error:
                 lost: Exception = error
             except Refused as refused:
-                if refused.code not in codes.OPEN:
+                # A TSE whose certificate has expired may sign all the same, and say so afterwards.
+                late = refused.code == codes.EXPIRED and call.op != "start"
+                if codes.refuses(refused.code) and not late:
                     raise
                 lost = refused
             log.warning("the answer to a %s of %s got lost: %s", call.op, call.client_id, lost)
@@ -828,11 +830,13 @@ class EpsonDriver:
                 found = self._reconcile(call, before, deadline)
             except (Refused, NotSent, _Unknown, ScuError) as error:
                 log.warning("what became of the %s cannot be found out now: %s", call.op, error)
-                raise lost from error
+                raise _Unknown(str(lost)) from error
             if isinstance(found, Signed):
                 return self._note(call, found)
             if found is Verdict.STILL_UNKNOWN:
-                raise lost
+                raise _Unknown(str(lost)) from lost
+            if isinstance(lost, Refused) and lost.code not in codes.OPEN:
+                raise lost  # it was refused after all
             return self._send_call(call, deadline)
 
     def _send_call(self, call: Call, deadline: Deadline) -> Signed:
