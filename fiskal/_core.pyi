@@ -85,6 +85,16 @@ class _Lib:
     FK_SB_NOT_YET: Final[int]
     FK_SB_FETCH: Final[int]
     FK_SB_COMPLETE: Final[int]
+    FK_EPSON_MAX_JSON: Final[int]
+    FK_EPSON_MORE: Final[int]
+    FK_EPSON_E_FORM: Final[int]
+    FK_EPSON_E_TEXT: Final[int]
+    FK_EPSON_E_SIZE: Final[int]
+    FK_EPSON_E_BASE64: Final[int]
+    FK_EPSON_OPEN_DEVICE: Final[int]
+    FK_EPSON_CLOSE_DEVICE: Final[int]
+    FK_EPSON_RECONNECT: Final[int]
+    FK_EPSON_DISCONNECT: Final[int]
     FK_LOG_NON_DER: Final[int]
     FK_LOG_DEFINITE_CHUNKS: Final[int]
     FK_LOG_NOT_PRINTABLE: Final[int]
@@ -424,5 +434,27 @@ class _Lib:
     def fk_sb_read_certificate(self, data: Bytes, length: int, out: CData, /) -> int: ...
     def fk_sb_read_info(self, block: Bytes, size: int, out: CData, /) -> int: ...
     def fk_sb_read_sector_table(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_epson_read(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_epson_escape(
+        self, text: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
+    def fk_epson_message(
+        self, kind: int, texts: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
+    def fk_epson_request(
+        self,
+        device_id: Bytes,
+        device_id_length: int,
+        timeout_ms: int,
+        json: Bytes,
+        json_length: int,
+        out: CData,
+        capacity: int,
+        written: CData,
+        /,
+    ) -> int: ...
+    def fk_epson_piece(
+        self, state: CData, text: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
 
 lib: Final[_Lib]

@@ -654,7 +654,9 @@ class ScuCore:
     def start_export_session(
         self, request: StartExportSessionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        return self._start_export(Selection(client_id=request.client_id or None), request.erase, deadline)
+        return self._start_export(
+            Selection(client_id=request.client_id or None, erase=request.erase), request.erase, deadline
+        )
 
     def start_export_session_by_time_stamp(
         self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None

@@ -576,7 +576,7 @@ class SoftwareTse:
         self._require_initialized()
         if client_id not in self._clients:
             return
-        numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
+        numbers = self.opened_by(client_id)
         if numbers:
             raise client_has_open_transactions(client_id, numbers)
         if self._log.end >= self._full_at:
@@ -698,6 +698,10 @@ class SoftwareTse:
     @property
     def open_transactions(self) -> Collection[int]:
         return self._open.keys()
+
+    def opened_by(self, client_id: str) -> list[int]:
+        """The open transactions that one client has started."""
+        return [number for number, (owner, _) in self._open.items() if owner == client_id]
 
     @property
     def counter(self) -> int:
