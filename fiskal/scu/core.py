@@ -522,7 +522,10 @@ class ScuCore:
         if row.signed is not None:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
-        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        open_before = row.open_before
+        if open_before is not None:  # transactions of other calls, begun since, are not this one's either
+            open_before |= self._calls.open_transactions().keys()
+        outcome = self._driver.reconcile(call, open_before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:
@@ -654,7 +657,9 @@ class ScuCore:
     def start_export_session(
         self, request: StartExportSessionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        return self._start_export(Selection(client_id=request.client_id or None), request.erase, deadline)
+        return self._start_export(
+            Selection(client_id=request.client_id or None, erase=request.erase), request.erase, deadline
+        )
 
     def start_export_session_by_time_stamp(
         self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None

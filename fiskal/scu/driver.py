@@ -76,6 +76,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     first_number: int | None = None
     last_number: int | None = None
     after_counter: int = 0
+    erase: bool = False
+    """What is exported is to be erased afterwards: a device that can only erase right behind an export waits for it."""
 
     @property
     def by_transaction(self) -> bool:
@@ -171,8 +173,8 @@ class Driver(Protocol):
     ) -> Signed | Verdict:
         """Find out whether a call without an answer was executed.
 
-        ``open_before`` are the open numbers from before a start, None if unknown. Asked only if not
-        ``remembers_calls``.
+        ``open_before`` are the open numbers from before a start and those that other calls have opened since, None
+        if unknown. Asked only if not ``remembers_calls``.
         """
         ...
 

@@ -8,7 +8,7 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
 check() { # compiler, sanitizers, mutations, seed
-    for target in fuzz_prepare fuzz_tse; do
+    for target in $(cd tests/fuzz && ls fuzz_*.c | sed 's/\.c$//'); do
         "$1" -std=c11 -g -O1 -Wall -Wextra -Werror -Wconversion -fsanitize="$2" -fno-sanitize-recover=all \
             -Icsrc -Icsrc/frames -Itests/fuzz csrc/*.c $(ls csrc/frames/*.c 2>/dev/null) "tests/fuzz/$target.c" \
             -o "$out/$target"

@@ -35,8 +35,20 @@ class NotSent(TransportError):
     """Nothing of the frame reached the TSE: not connected, no permission, refused, deadline passed before."""
 
 
+class InUse(NotSent):
+    """Another program has the device; it takes one at a time."""
+
+
 class NoAnswer(TransportError):
     """The frame, or a part of it, was sent and no complete answer came."""
+
+
+class Silence(NoAnswer):
+    """The time is over and no complete answer has come, but nothing is wrong with the connection.
+
+    Some devices do not answer a command that they refuse. A protocol that tells late answers apart by an id of their
+    own asks on the same connection what happened.
+    """
 
 
 class Garbled(TransportError):
