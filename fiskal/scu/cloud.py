@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import logging
 import os
 import random
@@ -132,7 +131,7 @@ class Attempts:
                         error.retry_after_ms = round(again.after_s * 1000)
                     self._give_up(error, unsure)
                 log.debug("repeated in %.0f ms: %s", seconds * 1000, error)
-            except Unreachable as error:
+            except ScuError as error:
                 self._give_up(error, unsure)
             left -= 1
             self.repeated += 1
@@ -171,8 +170,8 @@ def redirected(answer: Answer, url: str) -> Misconfigured:
     """A redirect is not followed: a service that signs does not move, a captive portal sends away."""
     return Misconfigured(
         "PROTOCOL_ERROR",
-        f"{url} redirects (HTTP {answer.status}) to {vendor_text(answer.header('location') or 'nowhere', 200)}, which is "
-        "not followed: check the endpoint, and whether the network wants a login.",
+        f"{url} redirects (HTTP {answer.status}) to {vendor_text(answer.header('location') or 'nowhere', 200)}, "
+        "which is not followed: check the endpoint, and whether the network wants a login.",
     )
 
 
@@ -217,7 +216,8 @@ def identity(serial: str, public_key: str | None, certificates: str) -> Identity
     if serial != own:
         raise Misconfigured(
             "WRONG_TSE",
-            f"The service names serial number {vendor_text(serial, 80)}, but its public key has {own}: nothing is signed.",
+            f"The service names serial number {vendor_text(serial, 80)}, but its public key has {own}: "
+            "nothing is signed.",
         )
     return Identity(own, base64.b64encode(point).decode("ascii"), ders)
 
@@ -297,8 +297,8 @@ def check_client_id(client_id: str, pattern: Any, longest: int) -> None:
     if not 1 <= len(client_id) <= longest or not pattern.fullmatch(client_id):
         raise ClientError(
             "INVALID_CLIENT_ID",
-            f"The client id {client_id!r} must have 1 to {longest} characters out of A-Z a-z 0-9 ' ( ) + , - . : = ? and "
-            "space.",
+            f"The client id {client_id!r} must have 1 to {longest} characters out of A-Z a-z 0-9 ' ( ) + , - . : = ? "
+            "and space.",
         )
 
 
@@ -337,14 +337,11 @@ class StateFile:
         self._value: dict[str, Any] = {}
         if path is not None:
             try:
-                self._value = json.loads(path.read_bytes())
-                if not isinstance(self._value, dict):
-                    raise ValueError("no object")
+                self._value = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
             except FileNotFoundError:
                 pass
             except (OSError, ValueError) as error:
                 log.warning("%s cannot be read and is begun anew: %s", path, error)
-                self._value = {}
 
     def get(self, name: str) -> Any:
         return self._value.get(name)
@@ -359,7 +356,7 @@ class StateFile:
                     self._path.parent.mkdir(parents=True, exist_ok=True)
                     fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
                     with os.fdopen(fd, "wb") as file:
-                        file.write(json.dumps(value, indent=1, sort_keys=True).encode())
+                        file.write(msgspec.json.format(msgspec.json.encode(value, order="sorted"), indent=1))
                         file.flush()
                         os.fsync(file.fileno())
                     staged.replace(self._path)

@@ -882,6 +882,9 @@ class FiskalyApp(App):
         if running >= MAX_RUNNING_EXPORTS:
             raise ApiError(409, "E_TOO_MANY_EXPORTS", f"{running} exports are running")
         _filter(request.query)
+        if "client_id" in request.query:
+            client = self._client(tss, request.query["client_id"].lower())
+            request.query["client_id"] = client.serial
         export = tss.exports[uuid] = _Export(uuid, request.query, self.clock.unix())
         export.polls_left = self.settings.export_polls
         return Response.json(self._shown_export(tss, export))
