@@ -49,7 +49,7 @@ class HttpOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     proxy: str | None = None
     proxy_username: str | None = None
     proxy_password: str | None = None
-    ca_file: Path | None = None
+    ca_file: str | None = None
     tx_timeout_ms: Milliseconds = 5000
     """One attempt of a transaction call."""
     tx_total_timeout_ms: Milliseconds = 10_000
@@ -74,7 +74,7 @@ class HttpOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             if self.proxy_password is not None:
                 password = resolve(self.proxy_password, "proxy_password", folder=folder).reveal()
             proxy = Proxy(url=self.proxy, username=self.proxy_username, password=password)
-        ca_file = None if self.ca_file is None else folder / self.ca_file.expanduser()
+        ca_file = None if self.ca_file is None else folder / Path(self.ca_file).expanduser()
         return HttpsClient(base_url, ca_file=ca_file, proxy=proxy, plain=plain, connections=connections)
 
 
