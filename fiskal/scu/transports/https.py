@@ -437,6 +437,10 @@ class HttpsClient:
         limit = self._max_answer_bytes if max_bytes is None else max_bytes
         try:
             body = response.read(limit + 1)
+            while len(body) <= limit and (
+                more := response.read(limit + 1 - len(body))
+            ):  # only the end says if it was cut
+                body += more
             if len(body) > limit:
                 raise Garbled(f"The answer has more than {limit} bytes and was not read further.")
             encoding = response.headers.get("content-encoding")
