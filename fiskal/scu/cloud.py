@@ -13,13 +13,14 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fiskal.clock import Clock, to_unix
 from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import ClientError, Misconfigured, OutcomeUnknown, ScuError, Unreachable
 from fiskal.scu.secrets import resolve
@@ -27,6 +28,8 @@ from fiskal.scu.transports import Garbled, NotSent, TransportError
 from fiskal.scu.transports.https import Answer, HttpsClient, Proxy
 from fiskal.tse.algorithms import algorithm_by_oid, point_of, serial_of_point
 from fiskal.tse.certificates import CertificateError, key_of, load_certificates
+from fiskal.tse.logmessage import LogMessageError, parse
+from fiskal.tse.tar import Sink, TarWriter, merge_archives, read_members
 
 log = logging.getLogger(__name__)
 
@@ -381,3 +384,34 @@ class Checksum:
     @property
     def sha256(self) -> str:
         return self._hash.hexdigest()
+
+
+# ---- archives -----------------------------------------------------------------------------------
+
+
+def log_numbers(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Counter and transaction number (0 without) of every log message of an archive, read to its end.
+
+    Raises :class:`fiskal.tse.tar.TarError` for a file that is cut off.
+    """
+    for member in read_members(file):
+        if member.data is not None and member.name.endswith(".log"):
+            try:
+                message = parse(member.data)
+            except LogMessageError:
+                continue  # whoever verifies the archive says what is wrong with it
+            yield message.signature_counter, message.transaction_number or 0
+
+
+def write_parts(files: Sequence[IO[bytes]], out: Sink, clock: Clock) -> None:
+    """One archive out of the files of its parts, each read from its beginning; an empty archive without any."""
+    for file in files:
+        file.seek(0)
+    if not files:
+        TarWriter(out, to_unix(clock())).close()
+    elif len(files) == 1:
+        while piece := files[0].read(256 << 10):
+            out.write(piece)
+    else:
+        for piece in merge_archives(files):
+            out.write(piece)

@@ -519,7 +519,12 @@ class ScuCore:
         if row.signed is not None:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
-        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        before = row.open_before
+        if before is not None:
+            before |= (
+                self._calls.open_transactions().keys()
+            )  # whose start was answered is not the one in question
+        outcome = self._driver.reconcile(call, before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:

@@ -74,6 +74,10 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
         return f"Proxy(url={self.url!r}, username={'set' if self.username else None})"
 
 
+class TimedOut(NoAnswer):
+    """No answer within the time: the server may still be at it."""
+
+
 class Answer:
     """An answer whose body was read to its end. ``status`` may be anything, 3xx included."""
 
@@ -405,7 +409,9 @@ class HttpsClient:
         try:
             yield
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            kind = NoAnswer if current.sent else NotSent
+            kind: type[NoAnswer | NotSent] = NotSent
+            if current.sent:
+                kind = TimedOut if isinstance(_innermost(error), TimeoutError) else NoAnswer
             server = f"{self.origin[1]}:{self.origin[2]}"
             log.debug("%s %s at %s: %s", method, path.partition("?")[0], server, error)
             what = "did not answer" if current.sent else "cannot be reached"
@@ -487,12 +493,17 @@ def _proxied(proxy: Proxy, host: str, port: int, options: dict[str, Any]) -> url
     return manager.connection_from_host(host, port, "https")
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost words about an error, without objects and addresses in memory."""
+def _innermost(error: BaseException) -> BaseException:
     seen = error
     while seen.__cause__ is not None or isinstance(getattr(seen, "reason", None), BaseException):
         inner = getattr(seen, "reason", None)
         seen = inner if isinstance(inner, BaseException) else seen.__cause__  # type: ignore[assignment]
+    return seen
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost words about an error, without objects and addresses in memory."""
+    seen = _innermost(error)
     if isinstance(seen, TimeoutError):
         return "it took too long"
     text = str(seen.args[-1] if isinstance(seen, HTTPError) and seen.args else seen)

@@ -12,21 +12,19 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from typing import IO, Any, Final
 
 import msgspec
 
 from fiskal.clock import Clock, to_unix
-from fiskal.scu.cloud import Again, Attempts, Checksum, StateFile
+from fiskal.scu.cloud import Again, Attempts, Checksum, StateFile, log_numbers, write_parts
 from fiskal.scu.contract import Deadline
 from fiskal.scu.driver import Selection
 from fiskal.scu.drivers.fiskaly import wire
 from fiskal.scu.drivers.fiskaly.api import Api
 from fiskal.scu.drivers.fiskaly.options import Options
 from fiskal.scu.errors import NotSupported, TseRejected, Unreachable
-from fiskal.tse.logmessage import LogMessageError, parse
-from fiskal.tse.tar import Sink, TarError, TarWriter, merge_archives, read_members
+from fiskal.tse.tar import Sink, TarError
 
 log = logging.getLogger(__name__)
 
@@ -93,19 +91,11 @@ class Exporter:
                     continue
                 if found:
                     files.append(file)
-                    for counter, number in _logs(file):
+                    for counter, number in log_numbers(file):
                         last_counter = max(last_counter, counter)
                         last_number = max(last_number, number)
-                    file.seek(0)
                 self.progress.parts_done += 1
-            if not files:
-                TarWriter(out, to_unix(self._clock())).close()
-            elif len(files) == 1:
-                while piece := files[0].read(256 << 10):
-                    out.write(piece)
-            else:
-                for piece in merge_archives(files):
-                    out.write(piece)
+            write_parts(files, out, self._clock)
         self.progress.state = "DONE"
         self._state.set(export=None, exported={"counter": last_counter, "number": last_number})
         return last_counter
@@ -271,7 +261,7 @@ class Exporter:
                     idle_s=self._options.export_http_timeout_ms / 1000,
                 )
                 file.seek(0)
-                for _ in _logs(file):
+                for _ in log_numbers(file):
                     pass
                 file.seek(0)
             except Again as again:
@@ -344,14 +334,3 @@ def _up(ticks: int) -> int:
     """Unix seconds, rounded up."""
     seconds = to_unix(ticks)
     return seconds if to_unix(ticks - 1) != seconds else seconds + 1
-
-
-def _logs(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Counter and transaction number (0 without) of every log message. Raises TarError for a file that is cut off."""
-    for member in read_members(file):
-        if member.data is not None and member.name.endswith(".log"):
-            try:
-                message = parse(member.data)
-            except LogMessageError:
-                continue  # whoever verifies the archive says what is wrong with it
-            yield message.signature_counter, message.transaction_number or 0
