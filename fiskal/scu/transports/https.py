@@ -74,10 +74,6 @@ class Proxy(msgspec.Struct, frozen=True, kw_only=True):
         return f"Proxy(url={self.url!r}, username={'set' if self.username else None})"
 
 
-class TimedOut(NoAnswer):
-    """No answer within the time: the server may still be at it."""
-
-
 class Answer:
     """An answer whose body was read to its end. ``status`` may be anything, 3xx included."""
 
@@ -409,13 +405,13 @@ class HttpsClient:
         try:
             yield
         except (HTTPError, http.client.HTTPException, OSError, ValueError) as error:
-            kind: type[NoAnswer | NotSent] = NotSent
-            if current.sent:
-                kind = TimedOut if isinstance(_innermost(error), TimeoutError) else NoAnswer
+            kind = NoAnswer if current.sent else NotSent
             server = f"{self.origin[1]}:{self.origin[2]}"
             log.debug("%s %s at %s: %s", method, path.partition("?")[0], server, error)
             what = "did not answer" if current.sent else "cannot be reached"
-            raise kind(f"{server} {what}: {_reason(error)}.") from error
+            found = kind(f"{server} {what}: {_reason(error)}.")
+            found.timed_out = isinstance(_innermost(error), TimeoutError)
+            raise found from error
         finally:
             current.ends_at, current.idle_s = float("inf"), None
 
