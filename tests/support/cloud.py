@@ -25,7 +25,14 @@ from fiskal.scu.contract import (
     UpdateTransactionResponse,
 )
 from fiskal.scu.core import ScuCore
+from fiskal.scu.drivers import fcc as fcc_driver
+from fiskal.scu.drivers import fiskaly as fiskaly_driver
+from fiskal.scu.drivers import swissbit_cloud as swissbit_driver
+from fiskal.simulators import fcc as fcc_sim
+from fiskal.simulators import fiskaly as fiskaly_sim
+from fiskal.simulators import swissbit_cloud as swissbit_sim
 from fiskal.simulators.http import Action, HttpFault, HttpSimulator, Match, TestCa
+from fiskal.simulators.plan import Plan
 from fiskal.tse.tarverify import TarReport, verify_tar
 
 CA = TestCa()
@@ -175,3 +182,127 @@ def verified(archive: bytes, *, filtered: bool = False) -> TarReport:
     )
     assert report.valid == report.logs
     return report
+
+
+class Family:
+    """One vendor: its simulator, and its driver in front of it."""
+
+    name: str
+    TX_START: str
+    """Regular expressions of the requests that start and finish."""
+    TX_FINISH: str
+    START_METHOD: str
+    FINISH_METHOD: str
+
+    def simulate(self, folder: Path, **settings: Any) -> Site:
+        raise NotImplementedError
+
+    def options(self, site: Site) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def module(self) -> Any:
+        raise NotImplementedError
+
+    def engine(self, site: Site) -> Any:
+        """The signing engine behind the simulator."""
+        raise NotImplementedError
+
+    def open(self, site: Site, folder: str = "scu", **options: Any) -> ScuCore:
+        scu = self.module().open(
+            site.folder / folder,
+            {"ca_file": str(site.ca_file), "retry_base_ms": 20, **self.options(site), **options},
+            site.sim.app.clock,
+            wait=site.wait,
+        )
+        return site.keep(scu)
+
+
+def plan(settings: dict[str, Any]) -> dict[str, Any]:
+    settings.setdefault("plan", Plan(scale=0))
+    return settings
+
+
+class Fiskaly(Family):
+    name = "fiskaly"
+    TX_START = r"/tx/[0-9a-f-]{36}\?"
+    TX_FINISH = r"/tx/\d+\?"
+    START_METHOD = FINISH_METHOD = "PUT"
+
+    def simulate(
+        self, folder: Path, *, clients: tuple[str, ...] = ("POS-1", "POS-2"), **settings: Any
+    ) -> Site:
+        settings.setdefault("tss", (fiskaly_sim.ReadyTss(clients=clients),))
+        return Site(fiskaly_sim.simulate(fiskaly_sim.Settings(**plan(settings)), ca=CA), folder)
+
+    def options(self, site: Site) -> dict[str, Any]:
+        return {
+            "api_endpoint": site.sim.url + "/api/v2",
+            "api_key": fiskaly_sim.Account().api_key,
+            "api_secret": fiskaly_sim.Account().api_secret,
+            "tss_id": fiskaly_sim.ReadyTss().tss_id,
+            "admin_pin": fiskaly_sim.ReadyTss().admin_pin,
+        }
+
+    def module(self) -> Any:
+        return fiskaly_driver
+
+    def engine(self, site: Site) -> Any:
+        return site.sim.app.engine(fiskaly_sim.ReadyTss().tss_id)  # type: ignore[attr-defined]
+
+
+class Fcc(Family):
+    name = "fcc"
+    TX_START = r"/transaction$"
+    TX_FINISH = r"/transaction/\d+$"
+    START_METHOD = "POST"
+    FINISH_METHOD = "PUT"
+
+    def simulate(
+        self, folder: Path, *, clients: tuple[str, ...] = ("POS-1", "POS-2"), **settings: Any
+    ) -> Site:
+        settings.setdefault("max_records", 1_000_000)
+        return Site(fcc_sim.simulate(fcc_sim.Settings(clients=clients, **plan(settings)), ca=CA), folder)
+
+    def options(self, site: Site) -> dict[str, Any]:
+        return {
+            "fcc_uri": "https://127.0.0.1",
+            "fcc_port": site.sim.port,
+            "ers_code": fcc_sim.Settings().ers_code,
+            "activation_token": fcc_sim.Settings().activation_token,
+        }
+
+    def module(self) -> Any:
+        return fcc_driver
+
+    def engine(self, site: Site) -> Any:
+        return site.sim.app.engine  # type: ignore[attr-defined]
+
+
+class SwissbitCloud(Family):
+    name = "swissbit_cloud"
+    TX_START = r"/startTransaction$"
+    TX_FINISH = r"/finishTransaction$"
+    START_METHOD = FINISH_METHOD = "POST"
+
+    def simulate(
+        self, folder: Path, *, clients: tuple[str, ...] = ("POS-1", "POS-2"), **settings: Any
+    ) -> Site:
+        return Site(
+            swissbit_sim.simulate(swissbit_sim.Settings(clients=clients, **plan(settings)), ca=CA), folder
+        )
+
+    def options(self, site: Site) -> dict[str, Any]:
+        return {
+            "api_endpoint": site.sim.url,
+            "tse_serial_number": site.sim.app.serial,  # type: ignore[attr-defined]
+            "tse_access_token": swissbit_sim.Settings().access_token,
+        }
+
+    def module(self) -> Any:
+        return swissbit_driver
+
+    def engine(self, site: Site) -> Any:
+        return site.sim.app.engine  # type: ignore[attr-defined]
+
+
+FAMILIES: dict[str, Family] = {each.name: each for each in (Fiskaly(), Fcc(), SwissbitCloud())}
