@@ -138,16 +138,14 @@ class _Current(threading.local):
 
     ends_at: float = float("inf")
     idle_s: float | None = None
-    """Instead of a fixed end: how long the next read may take."""
+    """How long the next read may take, whatever is left."""
     sent: bool = False
 
     def left(self) -> float:
-        if self.idle_s is not None:
-            return self.idle_s
         left = self.ends_at - time.monotonic()
         if left <= 0:
             raise TimeoutError("the deadline passed")
-        return left
+        return left if self.idle_s is None else min(left, self.idle_s)
 
 
 _current = _Current()
@@ -362,19 +360,21 @@ class HttpsClient:
         out: Sink,
         *,
         idle_s: float,
+        deadline: Deadline | None = None,
         headers: Mapping[str, str] | None = None,
         max_bytes: int = 1 << 42,
-        method: str = "GET",
     ) -> tuple[Answer, int]:
-        """Write a body of any length to ``out`` while none of its pieces takes longer than ``idle_s``.
+        """Write a body of any length to ``out`` while none of its pieces takes longer than ``idle_s``,
+        and not beyond ``deadline``.
 
         Returns the answer without a body and the number of bytes; an answer that is no 2xx is read as by
         :meth:`request` and nothing is written. Raises NotSent, NoAnswer (also for a body that ends too early), Garbled,
         and what ``out`` raises.
         """
         began = time.monotonic()
-        with self._call(method, path, float("inf"), idle_s):
-            response = self._open(method, path, None, headers)
+        ends_at = float("inf") if deadline is None else deadline.at
+        with self._call("GET", path, ends_at, idle_s):
+            response = self._open("GET", path, None, headers)
             if not 200 <= response.status < 300:
                 return self._whole(response, began, None), 0
             written = 0

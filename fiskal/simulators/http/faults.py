@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import re
 import threading
@@ -153,13 +154,21 @@ class Memory:
         return answers[0] if answers and len(answers) > 1 else None
 
 
+@functools.cache
+def _bomb(size: int) -> bytes:
+    return gzip.compress(bytes(size), 6)
+
+
 def changed(response: Response, action: Action, earlier: Response | None) -> Response:
     """The response as the action wants it, before it is sent."""
     if action.stale and earlier is not None:
         response = earlier
     if action.gzip_bomb_bytes is not None:
-        body = gzip.compress(bytes(action.gzip_bomb_bytes), 6)
-        return Response(200, body, {"Content-Type": "application/json", "Content-Encoding": "gzip"})
+        return Response(
+            200,
+            _bomb(action.gzip_bomb_bytes),
+            {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+        )
     if action.status is not None:
         headers = dict(action.headers)
         if action.json is not msgspec.UNSET:

@@ -24,6 +24,7 @@ from fiskal.scu.contract import (
     TseStates,
     UnregisterClientIdRequest,
 )
+from fiskal.scu.driver import Call
 from fiskal.scu.errors import (
     ClientError,
     Misconfigured,
@@ -291,7 +292,7 @@ def test_a_call_ends_with_its_deadline(family: Family, site: Site, till: Till) -
 def test_nobody_is_there(family: Family, site: Site, till: Till) -> None:
     till.sell()
     till.scu.close()
-    scu = family.open(site, connect_s=1) if False else family.open(site, max_retries=0)
+    scu = family.open(site, max_retries=0)
     site.sim.close()
     with pytest.raises(Unreachable):
         Till(scu).start()
@@ -498,8 +499,6 @@ def test_a_driver_takes_as_many_calls_as_it_says(family: Family, site: Site) -> 
     scu.get_tse_info()
     driver: Any = scu._driver
     assert driver.parallel_calls == 4
-    from fiskal.scu.driver import Call
-
     numbers: list[int] = []
     failures: list[BaseException] = []
 

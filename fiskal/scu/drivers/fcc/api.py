@@ -224,7 +224,11 @@ class FccApi:
         self._check_refused()
         try:
             answer, _ = self._client.download(
-                path, out, idle_s=idle_s, headers={"Authorization": self._admin("admin_restricted", deadline)}
+                path,
+                out,
+                idle_s=idle_s,
+                deadline=deadline,
+                headers={"Authorization": self._admin("admin_restricted", deadline)},
             )
         except TransportError as error:
             raise lost(error, changes=False) from error

@@ -144,15 +144,14 @@ class Exporter:
         """One range into a file; returns 200, 404 (nothing) or 413 (too much)."""
         path = f"/export/transactions/time?startDate={_iso(begin)}&endDate={_iso(end)}"
         failed: Exception
+        until = Deadline(self._options.export_total_timeout_s)
         for _ in range(DOWNLOADS):
             file.seek(0)
             file.truncate()
             try:
                 sink = Base64Sink(file)
                 idle_s = self._options.export_http_timeout_ms / 1000
-                answer = self._api.download(
-                    path, sink, Deadline(self._options.info_timeout_ms / 1000), idle_s=idle_s
-                )
+                answer = self._api.download(path, sink, until, idle_s=idle_s)
                 if answer.status in (404, 413):
                     if answer.status == 404 and self._api.one_identity:
                         path = "/export/transactions"  # a server that only exports everything

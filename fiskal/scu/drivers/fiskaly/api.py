@@ -337,7 +337,11 @@ class Api:
         token = self._bearer(deadline)
         try:
             answer, size = self._client.download(
-                path, out, idle_s=idle_s, headers={"Authorization": "Bearer " + token.value}
+                path,
+                out,
+                idle_s=idle_s,
+                deadline=deadline,
+                headers={"Authorization": "Bearer " + token.value},
             )
         except TransportError as error:
             raise Again(lost(error, changes=False)) from error

@@ -257,7 +257,7 @@ class Exporter:
                 self._api.download(
                     path,
                     sink,
-                    Deadline(self._info_s),
+                    Deadline(self._options.export_total_timeout_s),
                     idle_s=self._options.export_http_timeout_ms / 1000,
                 )
                 file.seek(0)

@@ -95,7 +95,9 @@ class Api:
             )
         raise TseRejected("REFUSED", text, vendor_code=str(status))
 
-    def download(self, url: str, out: Sink, *, idle_s: float, hosts: tuple[str, ...]) -> int:
+    def download(
+        self, url: str, out: Sink, deadline: Deadline, *, idle_s: float, hosts: tuple[str, ...]
+    ) -> int:
         """Write the file at ``url``, absolute or relative to the service, to ``out``. Raises Again or ScuError."""
         scheme, host, port = self._client.origin
         whole = urljoin(self._client.base_url + "/", url)
@@ -113,7 +115,7 @@ class Api:
         if not own:
             client, headers = HttpsClient(f"https://{parts.netloc}", connections=1), {}
         try:
-            answer, size = client.download(path, out, idle_s=idle_s, headers=headers)
+            answer, size = client.download(path, out, idle_s=idle_s, deadline=deadline, headers=headers)
         except TransportError as error:
             raise Again(lost(error, changes=False)) from error
         finally:

@@ -54,7 +54,8 @@ class Exporter:
         self.progress = Progress()
         with tempfile.TemporaryFile(prefix="fiskal-export-") as file:
             export = self._finished(out, self._options.export_total_timeout_s)
-            last_counter = self._download(export, file, out)
+            deadline = Deadline(self._options.export_total_timeout_s)
+            last_counter = self._download(export, file, deadline, out)
             self._state.set(exported={"id": export.id, "counter": last_counter})
             write_parts([file], out, self._clock)
         self.progress.state = "DONE"
@@ -124,7 +125,7 @@ class Exporter:
                 log.warning("the export could not be asked for: %s", error)
         return export
 
-    def _download(self, export: wire.Export, file: IO[bytes], out: Sink | None) -> int:
+    def _download(self, export: wire.Export, file: IO[bytes], deadline: Deadline, out: Sink | None) -> int:
         """Fetch the archive and read it through; returns its greatest signatureCounter."""
         self.progress.state = "DOWNLOADING"
         failed: Exception = TseRejected("EXPORT_FAILED", "it has no downloadUrl")
@@ -137,6 +138,7 @@ class Exporter:
                 size = self._api.download(
                     export.downloadUrl,
                     file,
+                    deadline,
                     idle_s=self._options.export_http_timeout_ms / 1000,
                     hosts=self._options.download_hosts,
                 )
@@ -162,7 +164,7 @@ class Exporter:
         try:
             export = self._finished(None, deadline.remaining())
             with tempfile.TemporaryFile(prefix="fiskal-export-") as file:
-                self._download(export, file, None)
+                self._download(export, file, deadline, None)
                 file.seek(0)
                 found = []
                 for member in read_members(file):
