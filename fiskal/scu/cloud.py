@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 UNKNOWN_MAXIMUM: Final = 2**63 - 1
 MAX_VENDOR_TEXT: Final = 2048
 """How many characters of a vendor's words get into an error."""
+
+_SECRET: Final = re.compile(r"(?:_secret|_pin|_puk|_password|_token|_code|api_key)$")
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=3_600_000)]
 T = TypeVar("T")
@@ -66,6 +69,14 @@ class HttpOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     max_retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 5
     retry_base_ms: Milliseconds = 250
     retry_max_ms: Milliseconds = 5000
+
+    def __repr__(self) -> str:
+        """Without what may be a secret."""
+        shown = (
+            f"{name}={'***' if _SECRET.search(name) and value is not None else repr(value)}"
+            for name, value in msgspec.structs.asdict(self).items()
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
 
     def client(
         self, base_url: str, folder: Path, *, plain: bool = False, connections: int = 16

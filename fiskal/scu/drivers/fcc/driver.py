@@ -154,6 +154,11 @@ class FccDriver:
         return signed
 
     def _execute(self, call: Call, deadline: Deadline, known: frozenset[int]) -> Signed:
+        signed = self._send(call, deadline, known)
+        self.exporter.note(signed.time_stamp)
+        return signed
+
+    def _send(self, call: Call, deadline: Deadline, known: frozenset[int]) -> Signed:
         """Send a call, find out what became of it where no answer came, repeat it if it was not executed.
 
         A finish may be repeated while another is on its way: it closes its number, and that once.
@@ -288,6 +293,7 @@ class FccDriver:
         messages = self._messages(number, deadline)
         for message in reversed(messages):
             if message.operation == _OPERATIONS[call.op] and self._is_ours(call, message):
+                self.exporter.note(message.log_time)
                 started = _started(messages)
                 if call.op == "start":
                     with self._lock:

@@ -93,10 +93,15 @@ class Exporter:
         self._clock = clock
         self._foreign_mark = None if fcc_folder is None else fcc_folder / ".fccdata" / "_lastexport.log"
         self.progress = Progress()
+        self._newest = 0
+
+    def note(self, log_time: int) -> None:
+        """The time (ticks) of a log message: an export goes at least up to it, should the host's clock be late."""
+        self._newest = max(self._newest, to_unix(log_time))
 
     def run(self, out: Sink) -> int:
         """Write the archive of what was not acknowledged; return its greatest signatureCounter."""
-        first, last = self._begin(), to_unix(self._clock())
+        first, last = self._begin(), max(to_unix(self._clock()), self._newest)
         self.progress = Progress(state="DOWNLOADING")
         parts: list[tuple[int, int]] = []
         last_counter = 0
