@@ -15,8 +15,8 @@ MAX_RECORDS = 1_000_000
 class Options(HttpOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A TSS of fiskaly SIGN DE v2 and how it is used.
 
-    ``api_key``, ``api_secret``, ``admin_pin`` and ``admin_puk`` may say where they are: ``${ENV:NAME}``, ``file:PATH``,
-    ``keyring:SERVICE/USER``. The PIN is needed to register clients, the PUK only to set a PIN.
+    ``api_key``, ``api_secret`` and ``admin_pin`` may say where they are: ``${ENV:NAME}``, ``file:PATH``,
+    ``keyring:SERVICE/USER``. The PIN is needed to register clients, not to sign.
 
     ``update_mode``: SIGN DE does not let a transaction change its process type, so the updates of a Kassenbeleg are
     kept from the service (``noop``) unless all are of one type (``signed``). ``parallel_calls`` is how many
@@ -28,7 +28,6 @@ class Options(HttpOptions, frozen=True, forbid_unknown_fields=True, kw_only=True
     api_secret: str
     tss_id: str
     admin_pin: str | None = None
-    admin_puk: str | None = None
     api_endpoint: str = MIDDLEWARE
     update_mode: Literal["noop", "signed"] = "noop"
     parallel_calls: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1

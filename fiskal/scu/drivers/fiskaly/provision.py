@@ -43,9 +43,10 @@ def provision(
     wait: Callable[[float], object] = time.sleep,
     clock: Clock = now,
 ) -> str:
-    """Make a TSS with ``options`` (whose ``tss_id`` does not count and whose ``admin_pin`` becomes its PIN) and register
-    ``clients``; return its id. Called again with the same ``folder`` it goes on where it stopped, and does nothing if all
-    is done.
+    """Make a TSS and register ``clients``; return its id.
+
+    Of ``options`` the ``tss_id`` does not count, and ``admin_pin`` becomes its PIN. Called again with the same
+    ``folder`` it goes on where it stopped, and does nothing if all is done.
 
     ``keep_puk`` stores the PUK where it is safe, ``find_puk`` gives it back; ``said`` is told each step in words.
     Raises ScuError: ``TseRejected`` with the vendor code ``E_TSS_LIMIT_REACHED`` if the contract allows no further TSS.
