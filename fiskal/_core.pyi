@@ -378,4 +378,137 @@ class _Lib:
         /,
     ) -> int: ...
 
+    # csrc/frames/diebold_nixdorf.h
+    FK_DN_MAX_ID: Final[int]
+    FK_DN_MORE: Final[int]
+    FK_DN_E_START: Final[int]
+    FK_DN_E_FORM: Final[int]
+    FK_DN_E_ID: Final[int]
+    FK_DN_E_BASE64: Final[int]
+    FK_DN_E_PARAMETERS: Final[int]
+    def fk_dn_request(
+        self,
+        command: int,
+        parameters: Bytes,
+        parameters_length: int,
+        id: Bytes,
+        id_length: int,
+        buffer: int,
+        out: CData,
+        capacity: int,
+        length: CData,
+        /,
+    ) -> int: ...
+    def fk_dn_read(
+        self,
+        data: Bytes,
+        length: int,
+        command: int,
+        id: Bytes,
+        id_length: int,
+        out: CData,
+        spans: CData,
+        capacity: int,
+        /,
+    ) -> int: ...
+    def fk_dn_stream_begin(self, stream: CData, command: int, id: Bytes, id_length: int, /) -> int: ...
+    def fk_dn_stream_feed(
+        self,
+        stream: CData,
+        piece: Bytes,
+        length: int,
+        out: CData,
+        capacity: int,
+        written: CData,
+        done: CData,
+        /,
+    ) -> int: ...
+
+    # csrc/frames/epson.h
+    FK_EPSON_MAX_JSON: Final[int]
+    FK_EPSON_MORE: Final[int]
+    FK_EPSON_E_FORM: Final[int]
+    FK_EPSON_E_TEXT: Final[int]
+    FK_EPSON_E_SIZE: Final[int]
+    FK_EPSON_E_BASE64: Final[int]
+    FK_EPSON_OPEN_DEVICE: Final[int]
+    FK_EPSON_CLOSE_DEVICE: Final[int]
+    FK_EPSON_RECONNECT: Final[int]
+    FK_EPSON_DISCONNECT: Final[int]
+    def fk_epson_read(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_epson_escape(
+        self, text: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
+    def fk_epson_message(
+        self, kind: int, texts: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
+    def fk_epson_request(
+        self,
+        device_id: Bytes,
+        device_id_length: int,
+        timeout_ms: int,
+        json: Bytes,
+        json_length: int,
+        out: CData,
+        capacity: int,
+        written: CData,
+        /,
+    ) -> int: ...
+    def fk_epson_piece(
+        self, state: CData, text: Bytes, length: int, out: CData, capacity: int, written: CData, /
+    ) -> int: ...
+
+    # csrc/frames/swissbit.h
+    FK_SB_BLOCK: Final[int]
+    FK_SB_MAX_PAYLOAD: Final[int]
+    FK_SB_MAX_DATA: Final[int]
+    FK_SB_MAX_CLIENT: Final[int]
+    FK_SB_MAX_CLIENTS: Final[int]
+    FK_SB_MAX_NUMBERS: Final[int]
+    FK_SB_INFO_KEY: Final[int]
+    FK_SB_E_LENGTH: Final[int]
+    FK_SB_E_COUNT: Final[int]
+    FK_SB_E_TEXT: Final[int]
+    FK_SB_NOT_YET: Final[int]
+    FK_SB_FETCH: Final[int]
+    FK_SB_COMPLETE: Final[int]
+    def fk_sb_command(self, code: int, payload: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_texts_command(
+        self,
+        code: int,
+        user: int,
+        first: Bytes,
+        first_length: int,
+        second: Bytes,
+        second_length: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_sb_skip_command(
+        self, code: int, skip: int, client: Bytes, client_length: int, out: CData, /
+    ) -> int: ...
+    def fk_sb_number_command(self, code: int, number: int, out: CData, /) -> int: ...
+    def fk_sb_open_command(
+        self,
+        code: int,
+        event: int,
+        client: Bytes,
+        client_length: int,
+        number: int,
+        data_length: int,
+        type: Bytes,
+        type_length: int,
+        out: CData,
+        /,
+    ) -> int: ...
+    def fk_sb_read_command(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_response(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_closed(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_offset(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_numbers(self, data: Bytes, length: int, out: CData, count: CData, /) -> int: ...
+    def fk_sb_read_clients(self, data: Bytes, length: int, out: CData, count: CData, /) -> int: ...
+    def fk_sb_read_certificate(self, data: Bytes, length: int, out: CData, /) -> int: ...
+    def fk_sb_read_info(self, block: Bytes, size: int, out: CData, /) -> int: ...
+    def fk_sb_read_sector_table(self, block: Bytes, size: int, out: CData, /) -> int: ...
+
 lib: Final[_Lib]

@@ -42,8 +42,8 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
 
     An update that the TSE keeps for later has ``signature_counter`` 0 and an empty signature.
     ``start_time_stamp`` is given with a finish if the driver knows it. ``log_message`` is the complete
-    message if the driver has it; otherwise it is rebuilt where a signature is checked. ``mismatch`` is set by
-    the core.
+    message if the driver has it; otherwise it is rebuilt where a signature is checked. ``filler`` is what the
+    driver had to send in the place of empty process data, where a vendor takes none. ``mismatch`` is set by the core.
     """
 
     transaction_number: int
@@ -53,6 +53,7 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
     start_time_stamp: int | None = None
     log_message: bytes | None = None
     mismatch: Mismatch | None = None
+    filler: bytes = b""
 
 
 class Remembered(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import TICKS_PER_SECOND
@@ -88,6 +89,8 @@ class SignTimeCheck:
             if not remembered:
                 self._keep(call)
             return ""
+        if signed.filler and not call.process_data:
+            call = msgspec.structs.replace(call, process_data=signed.filler)
         fault = self._fault_of_key or self._content(call, signed)
         if fault or remembered:
             return fault

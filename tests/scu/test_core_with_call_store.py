@@ -26,7 +26,15 @@ from fiskal.scu.contract import (
 )
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Selection, Signed, Verdict
-from fiskal.scu.errors import ClientError, Misconfigured, OutcomeUnknown, ScuError, TseRejected, Unreachable
+from fiskal.scu.errors import (
+    ClientError,
+    Misconfigured,
+    OutcomeUnknown,
+    ScuError,
+    SignatureMismatch,
+    TseRejected,
+    Unreachable,
+)
 from fiskal.scu.software import SoftwareTse
 
 
@@ -199,6 +207,35 @@ def test_a_process_that_died_between_sent_and_done(
     assert pos.start(unexecuted, retry=True).transaction_number == 2
     assert len(driver.executed) == 1
     scu.close()
+
+
+def test_the_numbers_of_other_starts_are_told_to_who_looks_for_one(driver: ForgetfulTse, pos: Any) -> None:
+    """A start that was answered after the lost one is not taken for it."""
+    lost = str(uuid.uuid4())
+    driver.fail_before = OutcomeUnknown("NO_RESPONSE", "no answer")
+    with pytest.raises(OutcomeUnknown):
+        pos.start(lost)
+    driver.fail_before = None
+    other = pos.start(str(uuid.uuid4()))
+    assert pos.start(lost, retry=True).transaction_number != other.transaction_number
+    assert driver.reconciled[0][1] == frozenset({other.transaction_number})
+
+
+def test_what_was_sent_instead_of_empty_data_is_what_must_be_signed(driver: ForgetfulTse, pos: Any) -> None:
+    class Filling(ForgetfulTse):
+        def finish(self, call: Call, deadline: Deadline | None) -> Signed:
+            if not call.process_data:
+                call = msgspec.structs.replace(call, process_data=b"<none>")
+            return msgspec.structs.replace(super().finish(call, deadline), filler=b"<none>")
+
+    driver.__class__ = Filling
+    number = pos.start().transaction_number
+    assert pos.finish(number, b"").process_data_base64 == ""
+    number = pos.start().transaction_number
+    assert pos.finish(number, b"data").transaction_number == number
+    driver.forge = True
+    with pytest.raises(SignatureMismatch):
+        pos.start()
 
 
 def test_what_stays_unknown(driver: ForgetfulTse, pos: Any) -> None:

@@ -25,6 +25,9 @@ can never become an answer.
 class TransportError(FiskalError):
     """Root of what can go wrong on the way. ``hint`` says what to do next, where somebody can do something."""
 
+    timed_out = False
+    """Waiting was given up: the other side may still be at it. Set by transports that can tell."""
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} {hint}")
         self.message = message

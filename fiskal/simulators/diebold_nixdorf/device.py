@@ -19,12 +19,12 @@ from typing import Final
 import msgspec
 
 from fiskal.clock import TICKS_PER_SECOND, Clock, now, to_unix
+from fiskal.files import write_atomically
 from fiskal.scu.contract import TseStates
 from fiskal.scu.driver import Call, Op, Selection, Signed
 from fiskal.scu.errors import ClientError, ScuError
 from fiskal.scu.software import log as records
 from fiskal.scu.software.access import ROLES, UserId
-from fiskal.scu.software.folder import write_atomically
 from fiskal.scu.software.se_api import SeClock
 from fiskal.scu.software.tse import SoftwareTse
 from fiskal.simulators.diebold_nixdorf.faults import FAULTS, TIMES

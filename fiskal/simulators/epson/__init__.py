@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import Clock, now
 from fiskal.errors import ConfigurationError
-from fiskal.scu.software.folder import write_atomically
+from fiskal.files import write_atomically
 from fiskal.simulators.epson.device import Device
 from fiskal.simulators.epson.faults import FAULTS, SERVICE_TIMES
 from fiskal.simulators.epson.server import Server

@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fiskal.clock import Clock, from_unix, now, to_unix
+from fiskal.files import write_atomically
 from fiskal.scu.contract import TseStates
 from fiskal.scu.driver import Call, Selection
 from fiskal.scu.errors import ScuError
 from fiskal.scu.software import log as records
-from fiskal.scu.software.folder import write_atomically
 from fiskal.scu.software.se_api import SeClock
 from fiskal.scu.software.tse import SoftwareTse
 from fiskal.simulators.plan import Conductor, Fault, Plan

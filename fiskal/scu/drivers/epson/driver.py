@@ -19,6 +19,7 @@ import msgspec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from fiskal.clock import TICKS_PER_SECOND, Clock, from_unix, to_unix
+from fiskal.files import write_atomically
 from fiskal.frames import epson as frames
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
 from fiskal.scu.driver import Call, Op, Remembered, Selection, Signed, Turn, Verdict
@@ -36,7 +37,6 @@ from fiskal.scu.errors import (
     Unreachable,
 )
 from fiskal.scu.refusals import wrong_state
-from fiskal.scu.software.folder import write_atomically
 from fiskal.scu.transports import Garbled, NoAnswer, NotSent
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.logmessage import LogMessageError, parse, parse_file_name

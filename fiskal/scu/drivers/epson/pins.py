@@ -15,8 +15,8 @@ from typing import Final
 
 import msgspec
 
+from fiskal.files import write_atomically
 from fiskal.scu.errors import Misconfigured
-from fiskal.scu.software.folder import write_atomically
 
 log = logging.getLogger(__name__)
 

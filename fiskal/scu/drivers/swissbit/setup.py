@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from fiskal.clock import Clock, to_unix
+from fiskal.files import write_atomically
 from fiskal.frames.swissbit import Info, User
 from fiskal.scu.drivers.swissbit import cards
 from fiskal.scu.drivers.swissbit.card import Card
@@ -16,7 +17,6 @@ from fiskal.scu.drivers.swissbit.cards import CardError
 from fiskal.scu.drivers.swissbit.options import Options
 from fiskal.scu.drivers.swissbit.users import TRIES, Guard
 from fiskal.scu.errors import Misconfigured
-from fiskal.scu.software.folder import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ from typing import Final
 
 import msgspec
 
+from fiskal.files import write_atomically
 from fiskal.scu.drivers.swissbit.cards import PIN_BLOCKED, CardError
 from fiskal.scu.errors import Misconfigured
-from fiskal.scu.software.folder import write_atomically
 
 FILE_NAME: Final = "swissbit-tries.json"
 TRIES: Final = 3
