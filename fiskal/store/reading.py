@@ -322,12 +322,15 @@ class Reading:
     def items_before(self, queue_no: int, reference: str, queue_item_id: str, limit: int) -> list[StoredItem]:
         """Answered items of a cbReceiptReference that were accepted before this item, newest first.
 
-        As in :meth:`items_by_reference` the row decides, not the clock. None if there is no such item.
+        As in :meth:`items_by_reference` the order of acceptance decides, not the clock; the index leads straight to
+        what is older, however much came since. None if there is no such item.
         """
-        item = self.item(queue_item_id)
-        if item is None or item.item.queue_no != queue_no:
+        try:
+            guid = to_bytes(queue_item_id)
+        except ValueError:
             return []
-        return self._by_reference("a.ftQueueRow < ?", queue_no, reference, (item.item.ftQueueRow,), limit)
+        found = self._query(f"WITH {TAIL} {_FOUND} LIMIT 1", {"guid": guid})
+        return self._by_reference("a.id < ?", queue_no, reference, found[0], limit) if found else []
 
     def _by_reference(
         self, which: str, queue_no: int, reference: str, values: tuple[Any, ...], limit: int
