@@ -13,6 +13,9 @@ PURPOSES: Final = {
     "receipt": "A receipt as a picture, or a QR code from one,",
     "report": "A report in HTML",
     "sizing": "A report with diagrams",
+    "serial": "A TSE at a serial port",
+    "websocket": "A TSE behind the web service of its vendor",
+    "cloud": "A cloud TSE",
 }
 """What the extras of ``pyproject.toml`` are for."""
 

@@ -19,6 +19,9 @@ PACKAGES = {
     "report": ("jinja2", "markupsafe"),
     "sizing": ("matplotlib", "numpy"),
     "speed": ("httptools", "uvloop"),
+    "serial": ("serial",),
+    "websocket": ("websockets",),
+    "cloud": ("urllib3",),
 }
 """What each extra makes it possible to import."""
 

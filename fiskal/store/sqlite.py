@@ -140,6 +140,8 @@ class SqliteStore(Reading):
             line.popleft()
         if not line:
             return
+        if self._writer is not None:
+            self._writer.begin()  # or an interrupt before the write would be told of the one before
         self._batch = batch = list(line)
         began_s = time.perf_counter()
         try:

@@ -168,6 +168,10 @@ class Writer:
         """Leave nothing for an opening to look through. Raises StoreError."""
         self._guarded(self._finish)
 
+    def begin(self) -> None:
+        """What was written before is over: from here on :meth:`was_stored` is about the next write."""
+        self._before = None
+
     def was_stored(self) -> bool:
         """Whether the last write, which an interrupt left, is on the disk. Ends its transaction if that is open."""
         self._is_known = False

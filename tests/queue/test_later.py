@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fiskal.conversation import Call
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.pos import ReceiptRequest, decode_response
@@ -181,15 +182,18 @@ def rows_of(shop: Shop) -> list[tuple[int, str | None]]:
 
 def refuse_once(shop: Shop, patch: pytest.MonkeyPatch, wanted: Callable[[Change], bool]) -> None:
     """Let the disk refuse the first change that is ``wanted``."""
-    commit, refused = shop.middleware.store.commit, []
+    submit, refused = shop.middleware.store.submit, []
 
-    def refuse(change: Change, *args: Any, **options: Any) -> None:
+    def fail() -> None:
+        raise StoreError("the disk is full")
+
+    def refuse(change: Change) -> Any:
         if wanted(change) and not refused:
             refused.append(change)
-            raise StoreError("the disk is full")
-        commit(change, *args, **options)
+            return Call(fail)
+        return submit(change)
 
-    patch.setattr(shop.middleware.store, "commit", refuse)
+    patch.setattr(shop.middleware.store, "submit", refuse)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -234,7 +234,7 @@ def starts_not_in_doubt(patch: Patch) -> None:
 MUTATIONS = {
     no_idempotency: "is open, and nobody knows|twice",
     chain_not_continued: "ftReceiptHash is not the hash",
-    numerator_forgotten: "the number should be",
+    numerator_forgotten: "the number should be|receipt number \\d+ does not follow",
     orphan_dropped: "is open, and nobody knows",
     orphan_not_stored: "is open, and nobody knows",
     interrupted_given_up: "is open, and nobody knows|twice",
