@@ -144,9 +144,10 @@ class Work(Facts):
         self.actions.append(Action(MISMATCH_TYPE, found.text, notifications.to_json(found)))
 
     def _note_call(self, letter: str, number: int, answer: Any) -> None:
-        self.calls_made.append(
-            f"{letter}{number}:{answer.signature_data.signature_counter}:{answer.time_stamp}"
-        )
+        signed = answer.signature_data
+        self.calls_made.append(f"{letter}{number}:{signed.signature_counter}:{answer.time_stamp}")
+        if signed.mismatch is not None:
+            self._alarm(signed.mismatch)
 
     # ---- single transaction steps ---------------------------------------------------------------
 

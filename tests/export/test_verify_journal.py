@@ -174,9 +174,9 @@ def test_a_receipt_that_is_taken_away_or_given_to_an_error_is_found(
     nothing = ", ".join(f"{name} = NULL" for name in columns)
     error, last = (
         "ftReceiptNumber IS NULL",
-        "ftReceiptNumber = (SELECT max(ftReceiptNumber) FROM ftReceiptJournal)",
+        "ftReceiptNumber = (SELECT max(ftReceiptNumber) FROM ftQueueItemAnswer)",
     )
-    gift = ", ".join(f"{name} = (SELECT {name} FROM ftReceiptJournal WHERE {last})" for name in columns)
+    gift = ", ".join(f"{name} = (SELECT {name} FROM ftQueueItemAnswer WHERE {last})" for name in columns)
     for change_, where, what in (
         (nothing, last, "was answered without error, but has no receipt journal entry"),
         (gift, error, "was answered with an error, but has a receipt journal entry"),
@@ -224,7 +224,7 @@ def test_a_rewritten_response_with_fitting_hashes_is_found_by_its_signatures(
     ).fetchall():
         previous = hashlib.sha256(
             previous
-            + uuid.UUID(journal_id).bytes_le
+            + uuid.UUID(bytes=journal_id).bytes_le
             + moment.to_bytes(8, "little")
             + number.to_bytes(8, "little")
             + base64.b64decode(request_hash)

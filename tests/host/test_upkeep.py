@@ -136,7 +136,7 @@ def test_one_that_fails_is_tried_again_later_and_does_not_keep_others_waiting(si
 
 
 def test_a_tse_of_a_queue_in_failed_mode_is_left_to_the_zero_receipt(site: Site) -> None:
-    site.middleware.queues[0]._state.fail_count = 1
+    site.middleware.queues[0].journal.state.fail_count = 1
     site.clock.advance(25 * HOUR)
     assert [site.look(), site.look()] == [[1], []]
 
