@@ -43,7 +43,7 @@ wheel: $(VENV)/bin/python
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist demo fiskal/_core.c fiskal/_core*.so fiskal/_disk.c fiskal/_disk*.so
+	rm -rf $(VENV) build dist demo fiskal/_core.c fiskal/_core*.so
 
 # A clear word beats a traceback when the machine lacks something.
 $(VENV)/bin/python:

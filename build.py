@@ -1,8 +1,8 @@
-"""Build hook: compile ``csrc/`` into ``fiskal/_core``, and ``csrc/disk/`` into ``fiskal/_disk``, with cffi in API mode.
+"""Build hook: compile ``csrc/`` into ``fiskal/_core`` with cffi in API mode.
 
-``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517). ``fiskal/_disk`` is there
-on Linux only; elsewhere the store does without.
-``python build.py`` compiles in place, for work on the sources.
+``pip install .`` and ``pip wheel .`` run :class:`CoreBuildHook` through hatchling (PEP 517).
+``python build.py`` compiles in place, for work on the sources. ``python build.py --stubs`` writes
+``fiskal/_core.pyi`` anew, which a change of a header asks for.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ PREAMBLE = """
 
 
 def core_headers() -> list[Path]:
-    """The headers of the core: its own, and one for the framing of each TSE family."""
-    return [CSRC / "fiskal.h", *sorted((CSRC / "frames").glob("*.h"))]
+    """The headers of the core: those of ``fiskal.h`` in its order, what only tests call, and one for the framing of
+    each TSE family."""
+    topics = re.findall(r'^#include "(.*)"$', (CSRC / "fiskal.h").read_text(encoding="utf-8"), re.MULTILINE)
+    return [CSRC / name for name in [*topics, "testing.h"]] + sorted((CSRC / "frames").glob("*.h"))
 
 
 def _builder(name: str, headers: list[Path], preamble: str) -> FFI:
@@ -71,11 +73,8 @@ def _builder(name: str, headers: list[Path], preamble: str) -> FFI:
 
 
 def ffibuilders() -> list[FFI]:
-    """All modules of this platform, the core first."""
-    builders = [_builder("fiskal._core", core_headers(), PREAMBLE)]
-    if sys.platform == "linux":
-        builders.append(_builder("fiskal._disk", [CSRC / "disk" / "flight.h"], ""))
-    return builders
+    """The modules to build."""
+    return [_builder("fiskal._core", core_headers(), PREAMBLE)]
 
 
 def compile_all(verbose: bool = False) -> list[Path]:
@@ -83,6 +82,74 @@ def compile_all(verbose: bool = False) -> list[Path]:
     with tempfile.TemporaryDirectory(prefix="fiskal-build-") as scratch:
         shutil.copytree(CSRC, Path(scratch, "csrc"))  # cffi compiles inside its scratch folder
         return [_install(Path(ffi.compile(tmpdir=scratch, verbose=verbose))) for ffi in ffibuilders()]
+
+
+STUB_HEAD = '''"""Types of the compiled core, made by ``python build.py --stubs``. What they do is written in csrc/*.h.
+
+Pointers to bytes that are only read take ``bytes`` as they are; everything else is cffi data.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+CData = Any
+Bytes = bytes | CData
+
+class Buffer:
+    """Memory of the core; a slice of it is a copy."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __getitem__(self, index: slice, /) -> bytes: ...
+
+class _FFI:
+    NULL: Final[CData]
+    def new(self, cdecl: str, init: Any = ...) -> CData: ...
+    def new_allocator(self, *, should_clear_after_alloc: bool = ...) -> Callable[..., CData]: ...
+    def buffer(self, cdata: CData, size: int = ...) -> Buffer: ...
+    def from_buffer(self, cdecl: str, data: bytes | bytearray | memoryview, require_writable: bool = ...) -> CData: ...
+    def string(self, cdata: CData, maxlen: int = ...) -> bytes: ...
+    def unpack(self, cdata: CData, length: int) -> Any: ...
+    def sizeof(self, cdecl: str | CData) -> int: ...
+
+ffi: Final[_FFI]
+
+class _Lib:
+'''
+READ_ONLY = re.compile(r"const (uint8_t|char|void) \*$")
+
+
+def stubs() -> str:
+    """The text of ``fiskal/_core.pyi``: the constants and functions of all headers, a section for each."""
+    sections = []
+    for header in core_headers():
+        text = re.sub(r"/\*.*?\*/", "", declarations(header), flags=re.DOTALL)
+        names = re.findall(r"^#define (FK_\w+) ", text, re.MULTILINE)
+        for members in re.findall(r"\benum\b[^{;]*\{(.*?)\}", text, re.DOTALL):
+            names += re.findall(r"\b(FK_\w+)", members)
+        lines = [f"    # csrc/{header.relative_to(CSRC).as_posix()}"]
+        lines += [f"    {name}: Final[int]" for name in names]
+        for result, name, parameters in re.findall(r"^(\w+) (fk_\w+)\(([^)]*)\);", text, re.MULTILINE):
+            lines += _stub_of(result, name, " ".join(parameters.split()))
+        sections.append("\n".join(lines))
+    return STUB_HEAD + "\n\n".join(sections) + "\n\nlib: Final[_Lib]\n"
+
+
+def _stub_of(result: str, name: str, parameters: str) -> list[str]:
+    types = []
+    for parameter in parameters.split(", ") if parameters != "void" else []:
+        declared, called = re.fullmatch(r"(.*?)(\w+)", parameter).groups()  # type: ignore[union-attr]
+        python = "Bytes" if READ_ONLY.match(declared) else "CData" if "*" in declared else "int"
+        types.append(f"{called}: {python}")
+    given = "None" if result == "void" else "int"
+    line = f"    def {name}({', '.join(['self', *types] + ['/'] * bool(types))}) -> {given}: ..."
+    if len(line) <= 110:
+        return [line]
+    inner = ", ".join(["self", *types, "/"])
+    if len(inner) <= 102:
+        return [f"    def {name}(", f"        {inner}", f"    ) -> {given}: ..."]
+    each = [f"        {one}," for one in ["self", *types, "/"]]
+    return [f"    def {name}(", *each, f"    ) -> {given}: ..."]
 
 
 def _install(built: Path) -> Path:
@@ -112,5 +179,8 @@ else:
 
 
 if __name__ == "__main__":
+    if "--stubs" in sys.argv[1:]:
+        (ROOT / "fiskal" / "_core.pyi").write_text(stubs(), encoding="utf-8")
+        raise SystemExit
     for built in compile_all(verbose="-v" in sys.argv[1:]):
         print(built)

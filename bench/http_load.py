@@ -23,15 +23,14 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
-from litestar import Request, post
-from litestar.response.base import ASGIResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from bench import bare
 from bench.shop import SIGNATURE_CHECKS, basket, host
 from fiskal.cli.serve import Server, bind, server_config
-from fiskal.host.http import JSON, create_app
+from fiskal.host.http import Endpoint, create_app
 
 SCRIPT = """
 local bodies = {}
@@ -54,11 +53,10 @@ end
 """
 
 
-@post("/bench/empty", status_code=200)
-async def empty(request: Request[Any, Any, Any]) -> ASGIResponse:
+async def empty(request: Request) -> Response:
     """What the server makes of a request that nothing is done with."""
     await request.body()
-    return ASGIResponse(body=b"{}", media_type=JSON)
+    return Response(b"{}", media_type="application/json")
 
 
 def serve(options: argparse.Namespace, folder: Path) -> None:
@@ -75,7 +73,7 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
         bodies = [basket(config.cash_box_id, options.items, queue_id=queue.id) for queue in config.queues]
         (folder / "bodies").write_bytes(b"\n".join(bodies) + b"\n")
         app = create_app(middleware, close_middleware=False)
-        app.register(empty)
+        app.endpoints["/bench/empty"] = Endpoint("POST", empty)
         with bind("127.0.0.1", 0) as listener:
             port = listener.getsockname()[1]
             Server(server_config(app), lambda: print(port, flush=True)).run(sockets=[listener])

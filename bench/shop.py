@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from fiskal import clock
-from fiskal.fairlock import Turn
+from fiskal.conversation import Durable
 from fiskal.germany.codes import DE
 from fiskal.host import config as configs
 from fiskal.host.config import QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware
 from fiskal.host.process import settle
 from fiskal.scu.contract import (
+    Capabilities,
     Deadline,
     FinishTransactionRequest,
     FinishTransactionResponse,
@@ -42,8 +43,7 @@ SIGNATURE_CHECKS: Final[dict[str, Mode | None]] = {"default": None, "off": "off"
 class NullTse:
     """Answers at once with a signature that is none. For measuring only."""
 
-    in_process = True
-    computes_only = True
+    capabilities = Capabilities(in_process=True, computes_only=True)
 
     def __init__(self) -> None:
         self._number = 0
@@ -122,10 +122,13 @@ class MemoryOfQueues(NullStore):
     def __init__(self) -> None:
         self._rows: dict[str, QueueRow] = {}
 
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
-        super().commit(change, turn, in_turn=in_turn)
+    def submit(self, change: Change) -> Durable:
         for row in change.queues:
             self._rows[row.ftQueueId] = row
+        return super().submit(change)
+
+    def commit(self, change: Change) -> None:  # type: ignore[override]
+        self.submit(change)
 
     def queue(self, queue_id: str) -> QueueRow | None:
         return self._rows.get(queue_id)

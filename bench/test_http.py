@@ -16,7 +16,7 @@ import pytest
 
 from bench.http_load import empty
 from bench.shop import basket, host
-from fiskal.host.http import create_app
+from fiskal.host.http import Endpoint, create_app
 
 CALLS = 20
 Call = Callable[[str, bytes], None]
@@ -27,7 +27,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Call, bytes, Any]]:
     """What asks the application CALLS times, a receipt, and the middleware, which has null TSE and null store."""
     with host(tmp_path, null_tse=True, null_store=True) as middleware, asyncio.Runner() as runner:
         app = create_app(middleware, close_middleware=False)
-        app.register(empty)
+        app.endpoints["/bench/empty"] = Endpoint("POST", empty)
 
         async def ask(path: str, body: bytes) -> None:
             for _ in range(CALLS):

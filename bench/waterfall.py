@@ -25,7 +25,7 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.signcheck import SignTimeCheck
 from fiskal.scu.software.tse import SoftwareTse
 from fiskal.store import NullStore, SqliteStore
-from fiskal.store.blockfile import BlockFile
+from fiskal.store.writer import Writer
 
 PARSE = "parse: JSON, canonical text, processData, two hashes"
 DECIDE = "decide: state, checks, receipt kind, open transactions"
@@ -71,8 +71,8 @@ def places(null_store: bool) -> list[tuple[str, Any, str]]:
         (PRINT, SignatureBuilder, "receipt"),
         (ENCODE, queues, "encode_response"),
         (HASH, queues, "complete"),
-        *((STORE, NullStore if null_store else SqliteStore, name) for name in ("begin", "end", "commit")),
-        *((FLUSH, BlockFile, name) for name in ("begin", "finish", "store")),
+        (STORE, NullStore if null_store else SqliteStore, "commit"),
+        (FLUSH, Writer, "write"),
     ]
 
 

@@ -193,7 +193,9 @@ static int without_trailing_zeros(int length, int scale, const char *out) {
     return out[length - 1] == '.' ? length - 1 : length;
 }
 
-static int places_of(fk_decimal_form form) { return form == FK_FORM_AMOUNT ? 2 : form == FK_FORM_QUANTITY ? 10 : MAX_SCALE; }
+static int places_of(fk_decimal_form form) {
+    return form == FK_FORM_AMOUNT ? 2 : form == FK_FORM_QUANTITY ? 10 : MAX_SCALE;
+}
 
 static int format_magnitude(wide value, int scale, int negative, fk_decimal_form form, char *out) {
     int places = places_of(form), length;
@@ -238,10 +240,11 @@ int fk_decimal_format(const fk_decimal *value, fk_decimal_form form, char *out) 
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
-typedef struct number_text { /* [sign] digits [. digits] [e exponent], taken apart */
-    const char *digits;      /* the first digit; a point may stand between the digits */
-    const char *end;         /* behind the last digit */
-    int64_t scale;           /* of the last digit; negative if zeros are to be appended */
+/* [sign] digits [. digits] [e exponent], taken apart */
+typedef struct number_text {
+    const char *digits; /* the first digit; a point may stand between the digits */
+    const char *end;    /* behind the last digit */
+    int64_t scale;      /* of the last digit; negative if zeros are to be appended */
     int negative;
 } number_text;
 
@@ -495,26 +498,6 @@ static void store(const wide *value, int scale, fk_decimal *out) { /* value < 2^
     if (decimal_is_zero(out)) out->negative = 0;
 }
 
-int fk_decimal_add(const fk_decimal *left, const fk_decimal *right, fk_decimal *out) {
-    exact_sum sum;
-    wide value;
-    int scale, negative, wanted;
-    sum_clear(&sum);
-    sum_add(&sum, left, 0);
-    sum_add(&sum, right, 0);
-    sum_magnitude(&sum, &value, &scale, &negative);
-    wanted = sum.scale;
-    wide_scale_up(&value, wanted - scale);
-    wide_cut(&value, scale - wanted);
-    while (value.word[3] | value.word[4] | value.word[5] | value.word[6] | value.word[7]) {
-        if (wanted == 0 || wide_divide(&value, 10) != 0) return FK_E_OVERFLOW;
-        wanted--;
-    }
-    out->negative = (uint8_t)negative;
-    store(&value, wanted, out);
-    return FK_OK;
-}
-
 int fk_decimal_compare(const fk_decimal *left, const fk_decimal *right) {
     exact_sum difference;
     sum_clear(&difference);
@@ -528,16 +511,6 @@ void decimal_cut(fk_decimal *d, int places) {
     wide value = wide_from(d->low, d->high);
     wide_cut(&value, d->scale - places);
     store(&value, places, d);
-}
-
-int fk_decimal_round(const fk_decimal *value, int places, fk_decimal *out) {
-    if (places < 0 || places > MAX_SCALE) return FK_E_ARGUMENT;
-    *out = *value;
-    if (value->scale <= places) return FK_OK;
-    wide rounded = wide_from(value->low, value->high);
-    wide_round(&rounded, value->scale - places);
-    store(&rounded, places, out);
-    return FK_OK;
 }
 
 int fk_unit_price(const fk_decimal *amount, const fk_decimal *quantity, char *out) {

@@ -3,6 +3,7 @@
 #define FISKAL_INTERNAL_H
 
 #include "fiskal.h"
+#include "testing.h"
 
 #include <string.h>
 
@@ -33,7 +34,8 @@ void base64_encode(const uint8_t *data, size_t length, char *out);
 
 /* ---- sums that are exact whatever the scales --------------------------------------------------- */
 
-typedef struct wide { /* 256 bits, least significant word first */
+/* 256 bits, least significant word first */
+typedef struct wide {
     uint32_t word[8];
 } wide;
 
@@ -54,7 +56,7 @@ int sum_format(const exact_sum *s, fk_decimal_form form, char *out);
 
 static inline int decimal_is_zero(const fk_decimal *d) { return !d->low && !d->high; }
 int decimal_is_tenths(const fk_decimal *d, uint64_t tenths); /* d == tenths / 10 */
-void decimal_cut(fk_decimal *d, int places); /* drops what stands behind `places` decimals */
+void decimal_cut(fk_decimal *d, int places);                 /* drops what stands behind `places` decimals */
 int format_int64(int64_t value, char *out);
 
 /* ---- JSON tokens -------------------------------------------------------------------------------- */
@@ -70,30 +72,56 @@ typedef struct scanner {
 #define TEXT_ESCAPED 1 /* holds backslashes */
 #define TEXT_SPECIAL 2 /* holds characters that the canonical text escapes */
 
-typedef struct text { /* the inside of a JSON string, validated but not decoded; or a number token */
+/* the inside of a JSON string, validated but not decoded; or a number token */
+typedef struct text {
     const uint8_t *at;
     size_t length;
     unsigned flags;
 } text;
 
 int scan_fail(scanner *s, int status, const uint8_t *where, const char *detail);
-int scan_blanks(scanner *s);                      /* blanks and comments */
-int scan_string(scanner *s, text *out);           /* at the opening quote */
-int scan_number(scanner *s, text *out);           /* at '-' or a digit */
-int scan_literal(scanner *s, const char *word);   /* null, true, false */
-int scan_value(scanner *s, int depth);            /* any value, skipped */
-int scan_at_nan(const scanner *s);                /* NaN, Infinity, -Infinity */
-void text_unescape(const text *t, writer *w);     /* to UTF-8 */
-void text_write_json(const text *t, writer *w);   /* to a canonical JSON string */
+int scan_blanks(scanner *s);                                            /* blanks and comments */
+int scan_string(scanner *s, text *out);                                 /* at the opening quote */
+int scan_number(scanner *s, text *out);                                 /* at '-' or a digit */
+int scan_literal(scanner *s, const char *word);                         /* null, true, false */
+int scan_value(scanner *s, int depth);                                  /* any value, skipped */
+int scan_at_nan(const scanner *s);                                      /* NaN, Infinity, -Infinity */
+void text_unescape(const text *t, writer *w);                           /* to UTF-8 */
+void text_write_json(const text *t, writer *w);                         /* to a canonical JSON string */
 int text_is_plain_name(const text *t, const char *name, size_t length); /* equal, letter case ignored */
 
 /* ---- numbers out of texts ------------------------------------------------------------------------ */
 
 int integer_parse(const char *digits, size_t length, int64_t *out); /* FK_E_RANGE, FK_E_TYPE */
 
-/* ---- points in time ------------------------------------------------------------------------------- */
+/* ---- points in time: the one calendar ---------------------------------------------------------------- */
 
-int moment_join(int year, int month, int day, int second_of_day, int64_t *ticks); /* FK_E_MOMENT */
+#define TICKS_PER_MILLISECOND INT64_C(10000)
+#define TICKS_PER_SECOND INT64_C(10000000)
+#define UNIX_EPOCH_TICKS INT64_C(621355968000000000)
+#define LAST_TICK INT64_C(3155378975999999999) /* 9999-12-31T23:59:59.9999999 */
+
+/* proleptic Gregorian, years 1 to 9999, UTC */
+typedef struct calendar {
+    int year, month, day, hour, minute, second;
+    int ticks; /* of the second */
+} calendar;
+
+/* hour, minute and second are taken as they are. FK_E_MOMENT if there is no such day. */
+int moment_join(const calendar *moment, int64_t *ticks);
+int moment_split(int64_t ticks, calendar *out);    /* FK_E_MOMENT */
+char *put_digits(char *out, int value, int count); /* leading zeros; returns the end */
+
+/* ---- DER (ITU-T X.690), as far as TR-03151 needs it ------------------------------------------------- */
+
+enum {
+    TAG_INTEGER = 0x02,
+    TAG_OCTET_STRING = 0x04,
+    TAG_OID = 0x06,
+    TAG_UTC_TIME = 0x17,
+    TAG_GENERALIZED_TIME = 0x18,
+    TAG_SEQUENCE = 0x30
+};
 
 /* ---- the request ---------------------------------------------------------------------------------- */
 
@@ -134,8 +162,8 @@ typedef struct receipt_record {
 #define ITEM_PAY_MOMENT (1u << 10)
 
 /* Records are laid out in the arena; *used is advanced. */
-int request_scan(const uint8_t *json, size_t length, uint32_t max_items, uint8_t *arena, size_t capacity,
-                 size_t *used, receipt_record *out, fk_error *error);
+int request_scan(const uint8_t *json, size_t length, uint32_t max_items, uint8_t *arena, size_t capacity, size_t *used,
+                 receipt_record *out, fk_error *error);
 void request_write(const receipt_record *receipt, writer *w);
 
 #endif

@@ -23,7 +23,7 @@ static int utf8_length(const uint8_t *p, const uint8_t *end) {
     if (c < 0xc2 || c > 0xf4) return 0;
     int length = c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
     if (end - p < length) return 0;
-    uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80; /* no overlong forms */
+    uint8_t low = c == 0xe0 ? 0xa0 : c == 0xf0 ? 0x90 : 0x80;  /* no overlong forms */
     uint8_t high = c == 0xed ? 0x9f : c == 0xf4 ? 0x8f : 0xbf; /* no surrogates, nothing above U+10FFFF */
     if (p[1] < low || p[1] > high) return 0;
     for (int i = 2; i < length; i++)
@@ -78,13 +78,16 @@ static int escape_length(scanner *s, const uint8_t *p, int *status) {
         return 0;
     }
     switch (p[1]) {
-    case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
-        return 2;
-    case 'u':
-        break;
-    default:
-        *status = scan_fail(s, FK_E_SYNTAX, p, "unknown escape");
-        return 0;
+    case '"':
+    case '\\':
+    case '/':
+    case 'b':
+    case 'f':
+    case 'n':
+    case 'r':
+    case 't': return 2;
+    case 'u': break;
+    default: *status = scan_fail(s, FK_E_SYNTAX, p, "unknown escape"); return 0;
     }
     int unit = hex4(p + 2, s->end);
     if (unit < 0) {
@@ -119,9 +122,7 @@ int scan_string(scanner *s, text *out) {
         if (p == end) return truncated(s);
         int length, status = FK_OK;
         switch (byte_class(*p)) {
-        case PLAIN:
-            p++;
-            break;
+        case PLAIN: p++; break;
         case QUOTE:
             out->length = (size_t)(p - out->at);
             out->flags = flags;
@@ -133,8 +134,7 @@ int scan_string(scanner *s, text *out) {
             if (!length) return status;
             p += length;
             break;
-        case CONTROL:
-            return scan_fail(s, FK_E_SYNTAX, p, "control character in a string");
+        case CONTROL: return scan_fail(s, FK_E_SYNTAX, p, "control character in a string");
         default:
             length = utf8_length(p, end);
             if (!length) return scan_fail(s, FK_E_UTF8, p, "not UTF-8");

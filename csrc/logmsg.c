@@ -5,21 +5,13 @@
  * complete TLVs before the signature, without the outer header (TR-03151-1 section 3.4). Everything is
  * written front to back into the caller's buffer; a writer that ran out of space only counts on.
  */
-#include <string.h>
+#include "internal.h"
 
-#include "fiskal.h"
-
+/* of the elements of a log message */
 enum {
-    TAG_INTEGER = 0x02,
-    TAG_OCTET_STRING = 0x04,
-    TAG_OID = 0x06,
-    TAG_UTC_TIME = 0x17,
-    TAG_GENERALIZED_TIME = 0x18,
-    TAG_SEQUENCE = 0x30,
     TAG_OPERATION_TYPE = 0x80,
     TAG_CLIENT_ID = 0x81,
     TAG_PROCESS_DATA = 0x82,
-    TAG_PROCESS_DATA_CHUNKED = 0xA2,
     TAG_PROCESS_TYPE = 0x83,
     TAG_ADDITIONAL_EXTERNAL_DATA = 0x84,
     TAG_TRANSACTION_NUMBER = 0x85,
@@ -32,27 +24,7 @@ enum {
 /* No element may be longer: keeps every sum of lengths far away from overflow. */
 #define MAX_ELEMENT ((size_t)1 << 30)
 
-typedef struct writer {
-    uint8_t *out;
-    size_t capacity;
-    size_t length; /* bytes wanted so far; more than capacity means that nothing usable was written */
-} writer;
-
-static void put(writer *w, const void *bytes, size_t length)
-{
-    if (length > 0 && w->length <= w->capacity && length <= w->capacity - w->length) {
-        memcpy(w->out + w->length, bytes, length);
-    }
-    w->length += length;
-}
-
-static void put_byte(writer *w, uint8_t byte)
-{
-    put(w, &byte, 1);
-}
-
-static void put_header(writer *w, uint8_t tag, size_t length)
-{
+static void put_header(writer *w, uint8_t tag, size_t length) {
     uint8_t header[2 + sizeof length];
     size_t count = 0;
     header[count++] = tag;
@@ -71,15 +43,13 @@ static void put_header(writer *w, uint8_t tag, size_t length)
     put(w, header, count);
 }
 
-static void put_tlv(writer *w, uint8_t tag, const uint8_t *value, size_t length)
-{
+static void put_tlv(writer *w, uint8_t tag, const void *value, size_t length) {
     put_header(w, tag, length);
     put(w, value, length);
 }
 
 /* Minimal two's complement of `number`, which is int64_t by its bits unless `is_unsigned`. */
-static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned)
-{
+static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned) {
     uint8_t bytes[9];
     size_t first = 0;
     const int negative = !is_unsigned && (number >> 63) != 0;
@@ -93,106 +63,64 @@ static void put_integer(writer *w, uint8_t tag, uint64_t number, int is_unsigned
     put_tlv(w, tag, bytes + first, sizeof bytes - first);
 }
 
-static void put_digits(uint8_t *out, unsigned width, unsigned number)
-{
-    while (width-- > 0) {
-        out[width] = (uint8_t)('0' + number % 10);
-        number /= 10;
-    }
-}
-
-static int64_t floor_div(int64_t number, int64_t divisor)
-{
-    const int64_t quotient = number / divisor;
-    return quotient - (number % divisor < 0);
-}
-
-/* Date of a day number (0 = 1970-01-01) in the proleptic Gregorian calendar, years 0..9999. */
-static void civil_date(int64_t day, unsigned *year, unsigned *month, unsigned *day_of_month)
-{
-    /* Eras of 400 years that begin on 1 March, so that the leap day is the last day of a year. */
-    const int64_t shifted = day + 719468;
-    const int64_t era = floor_div(shifted, 146097);
-    const unsigned day_of_era = (unsigned)(shifted - era * 146097);
-    const unsigned year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    const unsigned day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    const unsigned march_month = (5 * day_of_year + 2) / 153;
-    *day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
-    *month = march_month < 10 ? march_month + 3 : march_month - 9;
-    *year = (unsigned)(era * 400) + year_of_era + (*month <= 2);
-}
-
-static const int64_t MIN_TIME_MS = INT64_C(-62135596800000); /* 0001-01-01T00:00:00Z */
-static const int64_t MAX_TIME_MS = INT64_C(253402300799999); /* 9999-12-31T23:59:59.999Z */
 static const int64_t MIN_UTC_TIME_MS = INT64_C(-631152000000); /* 1950-01-01T00:00:00Z */
 static const int64_t MAX_UTC_TIME_MS = INT64_C(2524607999999); /* 2049-12-31T23:59:59.999Z */
 
-static int put_time(writer *w, int format, int64_t unix_ms)
-{
-    uint8_t text[19];
-    size_t length;
-    unsigned year;
-    unsigned month;
-    unsigned day;
-    const int64_t seconds = floor_div(unix_ms, 1000);
-    const int64_t day_number = floor_div(seconds, 86400);
-    const unsigned second_of_day = (unsigned)(seconds - day_number * 86400);
-
-    if (unix_ms < MIN_TIME_MS || unix_ms > MAX_TIME_MS) {
+static int put_time(writer *w, int format, int64_t unix_ms) {
+    char text[19], *at;
+    calendar m;
+    int64_t ticks;
+    if (unix_ms < -UNIX_EPOCH_TICKS / TICKS_PER_MILLISECOND ||
+        unix_ms > (LAST_TICK - UNIX_EPOCH_TICKS) / TICKS_PER_MILLISECOND) {
+        return FK_E_ARGUMENT; /* also keeps the product in range */
+    }
+    ticks = unix_ms * TICKS_PER_MILLISECOND + UNIX_EPOCH_TICKS;
+    if (moment_split(ticks, &m) != FK_OK) {
         return FK_E_ARGUMENT;
     }
     if (format == FK_TIME_UNIX) {
-        put_integer(w, TAG_INTEGER, (uint64_t)seconds, 0);
+        put_integer(w, TAG_INTEGER, (uint64_t)(ticks / TICKS_PER_SECOND - UNIX_EPOCH_TICKS / TICKS_PER_SECOND), 0);
         return FK_OK;
     }
-    civil_date(day_number, &year, &month, &day);
-    put_digits(text, 4, year);
-    put_digits(text + 4, 2, month);
-    put_digits(text + 6, 2, day);
-    put_digits(text + 8, 2, second_of_day / 3600);
-    put_digits(text + 10, 2, second_of_day / 60 % 60);
-    put_digits(text + 12, 2, second_of_day % 60);
-    length = 14;
+    at = put_digits(text, m.year, 4);
+    at = put_digits(at, m.month, 2);
+    at = put_digits(at, m.day, 2);
+    at = put_digits(at, m.hour, 2);
+    at = put_digits(at, m.minute, 2);
+    at = put_digits(at, m.second, 2);
     switch (format) {
     case FK_TIME_UTC:
         if (unix_ms < MIN_UTC_TIME_MS || unix_ms > MAX_UTC_TIME_MS) {
             return FK_E_ARGUMENT; /* two digits of the year mean 1950..2049 */
         }
-        text[length++] = 'Z';
-        put_tlv(w, TAG_UTC_TIME, text + 2, length - 2);
+        *at++ = 'Z';
+        put_tlv(w, TAG_UTC_TIME, text + 2, (size_t)(at - text) - 2);
         return FK_OK;
     case FK_TIME_GENERALIZED_MS:
-        text[length++] = '.';
-        put_digits(text + length, 3, (unsigned)(unix_ms - seconds * 1000));
-        length += 3;
+        *at++ = '.';
+        at = put_digits(at, m.ticks / (int)TICKS_PER_MILLISECOND, 3);
         break;
-    case FK_TIME_GENERALIZED:
-        break;
-    default:
-        return FK_E_ARGUMENT;
+    case FK_TIME_GENERALIZED: break;
+    default: return FK_E_ARGUMENT;
     }
-    text[length++] = 'Z';
-    put_tlv(w, TAG_GENERALIZED_TIME, text, length);
+    *at++ = 'Z';
+    put_tlv(w, TAG_GENERALIZED_TIME, text, (size_t)(at - text));
     return FK_OK;
 }
 
-static int valid_signer(const fk_log_signer *signer)
-{
+static int valid_signer(const fk_log_signer *signer) {
     return (signer->version == 2 || signer->version == 3) && signer->time_format <= FK_TIME_GENERALIZED_MS;
 }
 
-static void put_head(writer *w, const fk_log_signer *signer, uint8_t type)
-{
+static void put_head(writer *w, const fk_log_signer *signer, uint8_t type) {
     const uint8_t oid[9] = {0x04, 0x00, 0x7F, 0x00, 0x07, 0x03, 0x07, 0x01, type};
     put_tlv(w, TAG_INTEGER, &signer->version, 1);
     put_tlv(w, TAG_OID, oid, sizeof oid);
 }
 
-static void put_signer(writer *w, const fk_log_signer *signer)
-{
-    const uint8_t oid[10] = {0x04, 0x00, 0x7F, 0x00, 0x07, 0x01, 0x01, 0x04, signer->algorithm[0],
-                             signer->algorithm[1]};
+static void put_signer(writer *w, const fk_log_signer *signer) {
+    const uint8_t oid[10] = {
+        0x04, 0x00, 0x7F, 0x00, 0x07, 0x01, 0x01, 0x04, signer->algorithm[0], signer->algorithm[1]};
     put_tlv(w, TAG_OCTET_STRING, signer->serial, sizeof signer->serial);
     put_header(w, TAG_SEQUENCE, sizeof oid + 2);
     put_tlv(w, TAG_OID, oid, sizeof oid);
@@ -200,36 +128,34 @@ static void put_signer(writer *w, const fk_log_signer *signer)
 
 /* The end that all messages share: signatureCounter and logTime; then the status of the whole. */
 static int finish(writer *w, const fk_log_signer *signer, uint64_t counter, int64_t unix_ms, size_t *length,
-                  uint8_t *sha256)
-{
+                  uint8_t *sha256) {
     int status;
     put_integer(w, TAG_INTEGER, counter, 1);
     status = put_time(w, signer->time_format, unix_ms);
     if (status != FK_OK) {
         return status;
     }
-    if (w->length > w->capacity) {
+    if (writer_full(w)) {
         return FK_E_SPACE;
     }
     *length = w->length;
-    return sha256 == NULL ? FK_OK : fk_sha256(w->out, w->length, sha256);
+    return sha256 == NULL ? FK_OK : fk_sha256((const uint8_t *)w->at, w->length, sha256);
 }
 
-int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id,
-                       size_t client_id_length, const uint8_t *process_data, size_t process_data_length,
-                       const size_t *chunks, size_t chunk_count, const uint8_t *process_type,
-                       size_t process_type_length, const uint8_t *external_data, size_t external_data_length,
-                       uint64_t transaction_number, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                       size_t capacity, size_t *length, uint8_t *sha256)
-{
+int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t *client_id, size_t client_id_length,
+                       const uint8_t *process_data, size_t process_data_length, const size_t *chunks,
+                       size_t chunk_count, const uint8_t *process_type, size_t process_type_length,
+                       const uint8_t *external_data, size_t external_data_length, uint64_t transaction_number,
+                       uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                       uint8_t *sha256) {
     static const char *const NAMES[3] = {"startTransaction", "updateTransaction", "finishTransaction"};
     char name[18];
     size_t name_length;
-    writer w = {out, capacity, 0};
+    writer w = {(char *)out, 0, capacity};
 
     if (!valid_signer(signer) || operation < FK_LOG_START || operation > FK_LOG_FINISH ||
-        client_id_length > MAX_ELEMENT || process_data_length > MAX_ELEMENT ||
-        process_type_length > MAX_ELEMENT || external_data_length > MAX_ELEMENT) {
+        client_id_length > MAX_ELEMENT || process_data_length > MAX_ELEMENT || process_type_length > MAX_ELEMENT ||
+        external_data_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
     }
     name_length = strlen(NAMES[operation - 1]);
@@ -245,8 +171,7 @@ int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t
         put_tlv(&w, TAG_PROCESS_DATA, process_data, process_data_length);
     } else {
         size_t offset = 0;
-        put_byte(&w, TAG_PROCESS_DATA_CHUNKED);
-        put_byte(&w, 0x80);
+        put(&w, "\xA2\x80", 2); /* TAG_PROCESS_DATA, constructed, of indefinite length */
         for (size_t i = 0; i < chunk_count; i++) {
             if (chunks[i] > process_data_length - offset) {
                 return FK_E_ARGUMENT;
@@ -270,12 +195,11 @@ int fk_log_transaction(const fk_log_signer *signer, int operation, const uint8_t
     return finish(&w, signer, counter, unix_ms, length, sha256);
 }
 
-int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length,
-                  const uint8_t *origin, size_t origin_length, const uint8_t *user, size_t user_length,
-                  const uint8_t *data, size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out,
-                  size_t capacity, size_t *length, uint8_t *sha256)
-{
-    writer w = {out, capacity, 0};
+int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t operation_length, const uint8_t *origin,
+                  size_t origin_length, const uint8_t *user, size_t user_length, const uint8_t *data,
+                  size_t data_length, uint64_t counter, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length,
+                  uint8_t *sha256) {
+    writer w = {(char *)out, 0, capacity};
     if (!valid_signer(signer) || operation_length > MAX_ELEMENT || origin_length > MAX_ELEMENT ||
         user_length > MAX_ELEMENT || data_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
@@ -296,9 +220,8 @@ int fk_log_system(const fk_log_signer *signer, const uint8_t *operation, size_t 
 }
 
 int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_length, uint64_t counter,
-                 int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length, uint8_t *sha256)
-{
-    writer w = {out, capacity, 0};
+                 int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length, uint8_t *sha256) {
+    writer w = {(char *)out, 0, capacity};
     if (!valid_signer(signer) || data_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
     }
@@ -308,22 +231,20 @@ int fk_log_audit(const fk_log_signer *signer, const uint8_t *data, size_t data_l
     return finish(&w, signer, counter, unix_ms, length, sha256);
 }
 
-int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length)
-{
-    writer w = {out, capacity, 0};
+int fk_log_time(int format, int64_t unix_ms, uint8_t *out, size_t capacity, size_t *length) {
+    writer w = {(char *)out, 0, capacity};
     const int status = put_time(&w, format, unix_ms);
     if (status != FK_OK) {
         return status;
     }
     *length = w.length;
-    return w.length > w.capacity ? FK_E_SPACE : FK_OK;
+    return writer_full(&w) ? FK_E_SPACE : FK_OK;
 }
 
-int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length,
-                uint8_t *out, size_t capacity, size_t *length)
-{
-    writer trailer = {out, 0, 0}; /* counts only */
-    writer w = {out, capacity, 0};
+int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature, size_t signature_length, uint8_t *out,
+                size_t capacity, size_t *length) {
+    writer trailer = {(char *)out, 0, 0}; /* counts only */
+    writer w = {(char *)out, 0, capacity};
     if (tbs_length > MAX_ELEMENT || signature_length > MAX_ELEMENT) {
         return FK_E_ARGUMENT;
     }
@@ -332,12 +253,11 @@ int fk_log_seal(const uint8_t *tbs, size_t tbs_length, const uint8_t *signature,
     put(&w, tbs, tbs_length);
     put_tlv(&w, TAG_OCTET_STRING, signature, signature_length);
     *length = w.length;
-    return w.length > w.capacity ? FK_E_SPACE : FK_OK;
+    return writer_full(&w) ? FK_E_SPACE : FK_OK;
 }
 
 /* Reads the INTEGER at *cursor into `size` big-endian bytes. */
-static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, uint8_t *out)
-{
+static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, uint8_t *out) {
     const uint8_t *at = *cursor;
     size_t length;
     if (end - at < 2 || at[0] != TAG_INTEGER || at[1] == 0 || at[1] >= 0x80) {
@@ -361,8 +281,7 @@ static int read_scalar(const uint8_t **cursor, const uint8_t *end, size_t size, 
     return FK_OK;
 }
 
-int fk_ecdsa_plain(const uint8_t *der, size_t der_length, size_t size, uint8_t *out)
-{
+int fk_ecdsa_plain(const uint8_t *der, size_t der_length, size_t size, uint8_t *out) {
     const uint8_t *cursor = der;
     const uint8_t *end = der + der_length;
     size_t content;

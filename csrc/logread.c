@@ -6,19 +6,6 @@
  */
 #include "internal.h"
 
-enum {
-    TAG_INTEGER = 0x02,
-    TAG_OCTET_STRING = 0x04,
-    TAG_OID = 0x06,
-    TAG_UTC_TIME = 0x17,
-    TAG_GENERALIZED_TIME = 0x18,
-    TAG_SEQUENCE = 0x30
-};
-
-#define UNIX_EPOCH_SECONDS INT64_C(62135596800) /* from 0001-01-01 */
-#define LAST_SECOND INT64_C(315537897599)       /* 9999-12-31T23:59:59 */
-#define TICKS_PER_SECOND INT64_C(10000000)
-
 typedef struct reader {
     const uint8_t *data;
     size_t at;
@@ -26,8 +13,7 @@ typedef struct reader {
     uint32_t findings;
 } reader;
 
-static int read_element(const uint8_t *data, size_t end, size_t start, int depth, fk_element *out)
-{
+static int read_element(const uint8_t *data, size_t end, size_t start, int depth, fk_element *out) {
     size_t at = start;
     size_t length;
     if (depth > FK_MAX_DER_DEPTH) {
@@ -90,8 +76,7 @@ static int read_element(const uint8_t *data, size_t end, size_t start, int depth
     return FK_OK;
 }
 
-int fk_der_read(const uint8_t *data, size_t length, size_t at, fk_element *out)
-{
+int fk_der_read(const uint8_t *data, size_t length, size_t at, fk_element *out) {
     if (length > INT32_MAX || at >= length) {
         return FK_E_ARGUMENT;
     }
@@ -99,8 +84,7 @@ int fk_der_read(const uint8_t *data, size_t length, size_t at, fk_element *out)
 }
 
 /* The next element, which must be there. */
-static int next(reader *r, fk_element *out)
-{
+static int next(reader *r, fk_element *out) {
     const int status = read_element(r->data, r->end, r->at, 0, out);
     if (status == FK_OK) {
         r->at = out->end;
@@ -111,8 +95,7 @@ static int next(reader *r, fk_element *out)
     return status;
 }
 
-static int next_with_tag(reader *r, uint8_t tag, fk_element *out)
-{
+static int next_with_tag(reader *r, uint8_t tag, fk_element *out) {
     const size_t start = r->at;
     const int status = next(r, out);
     if (status == FK_OK && out->tag != tag) {
@@ -123,8 +106,7 @@ static int next_with_tag(reader *r, uint8_t tag, fk_element *out)
 }
 
 /* An INTEGER that is never negative; a writer may have forgotten the zero in front. */
-static int read_unsigned(reader *r, fk_span content, uint64_t *out)
-{
+static int read_unsigned(reader *r, fk_span content, uint64_t *out) {
     const uint8_t *at = r->data + content.offset;
     const uint8_t *end = at + content.length;
     if (at == end) {
@@ -148,8 +130,7 @@ static int read_unsigned(reader *r, fk_span content, uint64_t *out)
     return FK_OK;
 }
 
-static int read_digits(const uint8_t **at, const uint8_t *end, int count, int *out)
-{
+static int read_digits(const uint8_t **at, const uint8_t *end, int count, int *out) {
     if (end - *at < count) {
         return 0;
     }
@@ -166,28 +147,21 @@ static int read_digits(const uint8_t **at, const uint8_t *end, int count, int *o
 }
 
 /* YYMMDDhhmm[ss]Z or YYYYMMDDhh[mm[ss[.f...]]]Z */
-static int read_clock_time(const uint8_t *at, const uint8_t *end, int is_utc, int64_t *ticks)
-{
-    int year;
-    int month;
-    int day;
-    int hour;
-    int minute = 0;
-    int second = 0;
-    int64_t fraction = 0;
-    if (!read_digits(&at, end, is_utc ? 2 : 4, &year) || !read_digits(&at, end, 2, &month) ||
-        !read_digits(&at, end, 2, &day) || !read_digits(&at, end, 2, &hour)) {
+static int read_clock_time(const uint8_t *at, const uint8_t *end, int is_utc, int64_t *ticks) {
+    calendar m = {0, 0, 0, 0, 0, 0, 0};
+    if (!read_digits(&at, end, is_utc ? 2 : 4, &m.year) || !read_digits(&at, end, 2, &m.month) ||
+        !read_digits(&at, end, 2, &m.day) || !read_digits(&at, end, 2, &m.hour)) {
         return FK_E_LOG_TIME;
     }
     if (is_utc) {
-        year += year >= 50 ? 1900 : 2000;
+        m.year += m.year >= 50 ? 1900 : 2000;
     }
-    if (read_digits(&at, end, 2, &minute)) {
-        if (read_digits(&at, end, 2, &second) && !is_utc && end - at > 1 && *at == '.') {
+    if (read_digits(&at, end, 2, &m.minute)) {
+        if (read_digits(&at, end, 2, &m.second) && !is_utc && end - at > 1 && *at == '.') {
             int digits = 0;
             for (at++; at < end && *at >= '0' && *at <= '9'; at++) {
                 if (digits < 7) {
-                    fraction = fraction * 10 + (*at - '0');
+                    m.ticks = m.ticks * 10 + (*at - '0');
                     digits++;
                 }
             }
@@ -195,22 +169,20 @@ static int read_clock_time(const uint8_t *at, const uint8_t *end, int is_utc, in
                 return FK_E_LOG_TIME;
             }
             for (; digits < 7; digits++) {
-                fraction *= 10;
+                m.ticks *= 10;
             }
         }
     } else if (is_utc) {
         return FK_E_LOG_TIME;
     }
-    if (end - at != 1 || *at != 'Z' || hour > 23 || minute > 59 || second > 59 ||
-        moment_join(year, month, day, hour * 3600 + minute * 60 + second, ticks) != FK_OK) {
+    if (end - at != 1 || *at != 'Z' || m.hour > 23 || m.minute > 59 || m.second > 59 ||
+        moment_join(&m, ticks) != FK_OK) {
         return FK_E_LOG_TIME;
     }
-    *ticks += fraction;
     return FK_OK;
 }
 
-static int read_time(reader *r, const fk_element *element, int64_t *ticks)
-{
+static int read_time(reader *r, const fk_element *element, int64_t *ticks) {
     const uint8_t *at = r->data + element->content.offset;
     const uint8_t *end = at + element->content.length;
     uint64_t bits;
@@ -235,22 +207,20 @@ static int read_time(reader *r, const fk_element *element, int64_t *ticks)
         bits = (bits << 8) | *at;
     }
     seconds = bits >> 63 ? -(int64_t)(UINT64_MAX - bits) - 1 : (int64_t)bits;
-    if (seconds < -UNIX_EPOCH_SECONDS || seconds > LAST_SECOND - UNIX_EPOCH_SECONDS) {
+    if (seconds < -UNIX_EPOCH_TICKS / TICKS_PER_SECOND || seconds > (LAST_TICK - UNIX_EPOCH_TICKS) / TICKS_PER_SECOND) {
         return FK_E_LOG_TIME;
     }
-    *ticks = (seconds + UNIX_EPOCH_SECONDS) * TICKS_PER_SECOND;
+    *ticks = seconds * TICKS_PER_SECOND + UNIX_EPOCH_TICKS;
     return FK_OK;
 }
 
-static int is_printable(uint8_t c)
-{
+static int is_printable(uint8_t c) {
     static const char OTHERS[] = " '()+,-./:=?";
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
            (c != 0 && memchr(OTHERS, c, sizeof OTHERS - 1) != NULL);
 }
 
-static void check_text(reader *r, fk_span text)
-{
+static void check_text(reader *r, fk_span text) {
     for (uint32_t i = 0; i < text.length; i++) {
         if (!is_printable(r->data[text.offset + i])) {
             r->findings |= FK_LOG_NOT_PRINTABLE;
@@ -260,8 +230,7 @@ static void check_text(reader *r, fk_span text)
 }
 
 /* Process data of tag A2: OCTET STRINGs one behind the other. */
-static int read_chunks(reader *r, const fk_element *element, fk_log_message *out)
-{
+static int read_chunks(reader *r, const fk_element *element, fk_log_message *out) {
     reader inner = {r->data, element->content.offset, element->content.offset + element->content.length, 0};
     fk_element chunk;
     if (!element->indefinite) {
@@ -281,8 +250,7 @@ static int read_chunks(reader *r, const fk_element *element, fk_log_message *out
     return FK_OK;
 }
 
-static int read_transaction_element(reader *r, const fk_element *element, fk_log_message *out)
-{
+static int read_transaction_element(reader *r, const fk_element *element, fk_log_message *out) {
     switch (element->tag & 0x1F) {
     case 1:
         out->client_id = element->content;
@@ -298,19 +266,15 @@ static int read_transaction_element(reader *r, const fk_element *element, fk_log
         out->process_type = element->content;
         check_text(r, element->content);
         break;
-    case 5:
-        return read_unsigned(r, element->content, &out->transaction_number);
+    case 5: return read_unsigned(r, element->content, &out->transaction_number);
     case 4:
-    case 6:
-        break;
-    default:
-        r->findings |= FK_LOG_UNKNOWN_ELEMENT;
+    case 6: break;
+    default: r->findings |= FK_LOG_UNKNOWN_ELEMENT;
     }
     return FK_OK;
 }
 
-static int read_type_elements(reader *r, fk_log_message *out)
-{
+static int read_type_elements(reader *r, fk_log_message *out) {
     fk_element element;
     out->elements.offset = (uint32_t)r->at;
     while (r->at < r->end && (r->data[r->at] & 0xC0) == 0x80) {
@@ -345,8 +309,7 @@ static int read_type_elements(reader *r, fk_log_message *out)
     return FK_OK;
 }
 
-static int read_algorithm(reader *r, fk_log_message *out)
-{
+static int read_algorithm(reader *r, fk_log_message *out) {
     fk_element element;
     fk_element oid;
     int status = next_with_tag(r, TAG_SEQUENCE, &element);
@@ -374,14 +337,10 @@ static int read_algorithm(reader *r, fk_log_message *out)
     return FK_OK;
 }
 
-static int is_time(uint8_t tag)
-{
-    return tag == TAG_INTEGER || tag == TAG_UTC_TIME || tag == TAG_GENERALIZED_TIME;
-}
+static int is_time(uint8_t tag) { return tag == TAG_INTEGER || tag == TAG_UTC_TIME || tag == TAG_GENERALIZED_TIME; }
 
 /* signatureCounter and logTime: with Unix time these are two INTEGERs in a row. */
-static int read_counter_and_time(reader *r, fk_log_message *out)
-{
+static int read_counter_and_time(reader *r, fk_log_message *out) {
     fk_element counter;
     fk_element time;
     size_t start = r->at;
@@ -414,8 +373,7 @@ static int read_counter_and_time(reader *r, fk_log_message *out)
     return read_time(r, &time, &out->time_ticks);
 }
 
-static int read_message(reader *r, fk_log_message *out)
-{
+static int read_message(reader *r, fk_log_message *out) {
     static const uint8_t TYPE_OID[8] = {0x04, 0x00, 0x7F, 0x00, 0x07, 0x03, 0x07, 0x01};
     const size_t start = r->at;
     fk_element element;
@@ -472,8 +430,7 @@ static int read_message(reader *r, fk_log_message *out)
     return status;
 }
 
-int fk_log_read(const uint8_t *data, size_t length, fk_log_message *out)
-{
+int fk_log_read(const uint8_t *data, size_t length, fk_log_message *out) {
     reader outer = {data, 0, length, 0};
     reader inner = {data, 0, 0, 0};
     fk_element message;
@@ -501,8 +458,7 @@ int fk_log_read(const uint8_t *data, size_t length, fk_log_message *out)
     return status;
 }
 
-int fk_log_read_time(uint8_t tag, const uint8_t *data, size_t length, int64_t *ticks)
-{
+int fk_log_read_time(uint8_t tag, const uint8_t *data, size_t length, int64_t *ticks) {
     reader r = {data, 0, length, 0};
     fk_element element;
     memset(&element, 0, sizeof element);
@@ -514,8 +470,7 @@ int fk_log_read_time(uint8_t tag, const uint8_t *data, size_t length, int64_t *t
     return read_time(&r, &element, ticks);
 }
 
-int fk_log_join(const uint8_t *data, size_t length, uint8_t *out, uint32_t *lengths)
-{
+int fk_log_join(const uint8_t *data, size_t length, uint8_t *out, uint32_t *lengths) {
     reader r = {data, 0, length, 0};
     fk_element chunk;
     if (length > INT32_MAX) {

@@ -1,10 +1,7 @@
 /* Points in time: ISO 8601 and /Date()/ to ticks and back, in the proleptic Gregorian calendar. */
 #include "internal.h"
 
-#define TICKS_PER_SECOND INT64_C(10000000)
 #define TICKS_PER_DAY (INT64_C(86400) * TICKS_PER_SECOND)
-#define UNIX_EPOCH_TICKS INT64_C(621355968000000000)
-#define LAST_TICK INT64_C(3155378975999999999) /* 9999-12-31T23:59:59.9999999 */
 
 static const uint8_t DAYS_IN_MONTH[13] = {0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
 
@@ -17,10 +14,29 @@ static int64_t days_before(int year, int month, int day) {
     return INT64_C(365) * y + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day - 307;
 }
 
-int moment_join(int year, int month, int day, int second_of_day, int64_t *ticks) {
-    if (year < 1 || year > 9999 || month < 1 || month > 12 || day < 1) return FK_E_MOMENT;
-    if (day > DAYS_IN_MONTH[month] + (month == 2 && is_leap(year))) return FK_E_MOMENT;
-    *ticks = (days_before(year, month, day) * 86400 + second_of_day) * TICKS_PER_SECOND;
+int moment_join(const calendar *m, int64_t *ticks) {
+    if (m->year < 1 || m->year > 9999 || m->month < 1 || m->month > 12 || m->day < 1) return FK_E_MOMENT;
+    if (m->day > DAYS_IN_MONTH[m->month] + (m->month == 2 && is_leap(m->year))) return FK_E_MOMENT;
+    int64_t seconds = days_before(m->year, m->month, m->day) * 86400 + m->hour * 3600 + m->minute * 60 + m->second;
+    *ticks = seconds * TICKS_PER_SECOND + m->ticks;
+    return FK_OK;
+}
+
+int moment_split(int64_t ticks, calendar *out) {
+    if (ticks < 0 || ticks > LAST_TICK) return FK_E_MOMENT;
+    int days = (int)(ticks / TICKS_PER_DAY), seconds = (int)(ticks % TICKS_PER_DAY / TICKS_PER_SECOND);
+    days += 306; /* since 0000-03-01 */
+    int era = days / 146097, day_of_era = days % 146097;
+    int year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    int day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    int shifted_month = (5 * day_of_year + 2) / 153;
+    out->day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    out->month = shifted_month < 10 ? shifted_month + 3 : shifted_month - 9;
+    out->year = era * 400 + year_of_era + (out->month <= 2);
+    out->hour = seconds / 3600;
+    out->minute = seconds / 60 % 60;
+    out->second = seconds % 60;
+    out->ticks = (int)(ticks % TICKS_PER_SECOND);
     return FK_OK;
 }
 
@@ -85,72 +101,60 @@ int fk_moment_parse(const char *text, size_t length, int64_t *ticks) {
     if (length >= 6 && memcmp(at, "/Date(", 6) == 0) return parse_wcf(at + 6, end, ticks);
     if (length >= 7 && memcmp(at, "\\/Date(", 7) == 0) return parse_wcf(at + 7, end, ticks);
 
-    int year, month, day, hour = 0, minute = 0, second = 0;
-    int64_t fraction = 0, offset = 0;
-    if (length < 10 || !digit_run(at, end, 4, &year) || at[4] != '-' || !digit_run(at + 5, end, 2, &month) ||
-        at[7] != '-' || !digit_run(at + 8, end, 2, &day))
+    calendar m = {0, 0, 0, 0, 0, 0, 0};
+    int64_t offset = 0;
+    if (length < 10 || !digit_run(at, end, 4, &m.year) || at[4] != '-' || !digit_run(at + 5, end, 2, &m.month) ||
+        at[7] != '-' || !digit_run(at + 8, end, 2, &m.day))
         return FK_E_MOMENT;
-    if (year < 1 || month < 1 || month > 12 || day < 1) return FK_E_MOMENT;
-    if (day > DAYS_IN_MONTH[month] + (month == 2 && is_leap(year))) return FK_E_MOMENT;
     at += 10;
     if (at < end) {
-        if ((*at != 'T' && *at != 't' && *at != ' ') || !digit_run(at + 1, end, 2, &hour) || end - at < 4 ||
-            at[3] != ':' || !digit_run(at + 4, end, 2, &minute))
+        if ((*at != 'T' && *at != 't' && *at != ' ') || !digit_run(at + 1, end, 2, &m.hour) || end - at < 4 ||
+            at[3] != ':' || !digit_run(at + 4, end, 2, &m.minute))
             return FK_E_MOMENT;
         at += 6;
         if (at < end && *at == ':') {
-            if (!digit_run(at + 1, end, 2, &second)) return FK_E_MOMENT;
+            if (!digit_run(at + 1, end, 2, &m.second)) return FK_E_MOMENT;
             at += 3;
             if (at < end && *at == '.') {
                 int digits = 0;
                 for (at++; at < end && *at >= '0' && *at <= '9'; at++, digits++)
-                    if (digits < 7) fraction = fraction * 10 + (*at - '0');
+                    if (digits < 7) m.ticks = m.ticks * 10 + (*at - '0');
                 if (digits < 1 || digits > 16) return FK_E_MOMENT;
-                for (; digits < 7; digits++) fraction *= 10;
+                for (; digits < 7; digits++) m.ticks *= 10;
             }
         }
-        if (hour > 23 || minute > 59 || second > 59) return FK_E_MOMENT;
+        if (m.hour > 23 || m.minute > 59 || m.second > 59) return FK_E_MOMENT;
         if (at < end && !parse_offset(at, end, &offset)) return FK_E_MOMENT;
     }
-    int64_t seconds = days_before(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - offset;
-    return in_range(seconds * TICKS_PER_SECOND + fraction, ticks);
+    if (moment_join(&m, ticks) != FK_OK) return FK_E_MOMENT;
+    return in_range(*ticks - offset * TICKS_PER_SECOND, ticks);
 }
 
-static char *put_digits(char *out, int value, int count) {
+char *put_digits(char *out, int value, int count) {
     for (int i = count - 1; i >= 0; i--, value /= 10) out[i] = (char)('0' + value % 10);
     return out + count;
 }
 
-/* Writes yyyy-MM-ddTHH:mm:ss and returns its end, NULL if the year has no four digits. */
-static char *put_second(int64_t ticks, char *out) {
-    if (ticks < 0 || ticks > LAST_TICK) return NULL;
-    int days = (int)(ticks / TICKS_PER_DAY), seconds = (int)(ticks % TICKS_PER_DAY / TICKS_PER_SECOND);
-    days += 306; /* since 0000-03-01 */
-    int era = days / 146097, day_of_era = days % 146097;
-    int year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
-    int day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    int shifted_month = (5 * day_of_year + 2) / 153;
-    int day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    int month = shifted_month < 10 ? shifted_month + 3 : shifted_month - 9;
-    int year = era * 400 + year_of_era + (month <= 2);
-
-    out = put_digits(out, year, 4);
+/* Writes yyyy-MM-ddTHH:mm:ss and returns its end. */
+static char *put_second(const calendar *m, char *out) {
+    out = put_digits(out, m->year, 4);
     *out++ = '-';
-    out = put_digits(out, month, 2);
+    out = put_digits(out, m->month, 2);
     *out++ = '-';
-    out = put_digits(out, day, 2);
+    out = put_digits(out, m->day, 2);
     *out++ = 'T';
-    out = put_digits(out, seconds / 3600, 2);
+    out = put_digits(out, m->hour, 2);
     *out++ = ':';
-    out = put_digits(out, seconds / 60 % 60, 2);
+    out = put_digits(out, m->minute, 2);
     *out++ = ':';
-    return put_digits(out, seconds % 60, 2);
+    return put_digits(out, m->second, 2);
 }
 
 int fk_moment_iso(int64_t ticks, char *out) {
-    char *at = put_second(ticks, out);
-    if (!at) return 0;
-    int fraction = (int)(ticks % TICKS_PER_SECOND), digits = 7;
+    calendar m;
+    if (moment_split(ticks, &m) != FK_OK) return 0;
+    char *at = put_second(&m, out);
+    int fraction = m.ticks, digits = 7;
     if (fraction) {
         for (; fraction % 10 == 0; fraction /= 10) digits--;
         *at++ = '.';
@@ -161,10 +165,11 @@ int fk_moment_iso(int64_t ticks, char *out) {
 }
 
 int fk_moment_milliseconds(int64_t ticks, char *out) {
-    char *at = put_second(ticks, out);
-    if (!at) return 0;
+    calendar m;
+    if (moment_split(ticks, &m) != FK_OK) return 0;
+    char *at = put_second(&m, out);
     *at++ = '.';
-    at = put_digits(at, (int)(ticks % TICKS_PER_SECOND / 10000), 3);
+    at = put_digits(at, m.ticks / 10000, 3);
     *at++ = 'Z';
     return (int)(at - out);
 }

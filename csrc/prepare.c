@@ -54,7 +54,8 @@ static void flatten(const item_record *from, fk_item *to, size_t count, item_sum
         to->vat_rate = from->vat_rate;
         to->description = item_text(&from->description, &to->description_length, w);
         to->case_data = item_text(&from->case_data, &to->case_data_length, w);
-        int negate = from->quantity.negative && !from->amount.negative && !(from->item_case & FK_ITEM_CANCELLATION);
+        int negate =
+            from->quantity.negative && !from->amount.negative && !(from->item_case & FK_ITEM_POSITION_CANCELLATION);
         sum_add(&sums->plain, &from->amount, 0);
         sum_add(&sums->with_sign, &from->amount, negate);
     }

@@ -1,10 +1,22 @@
 /* processType and processData of a receipt (DSFinV-K Anhang I), over flat arrays of items. */
 #include "internal.h"
 
-static const char *const BON_TYP[] = {"",           "Beleg",        "AVTransfer",     "AVBestellung", "AVTraining",
-                                      "AVBelegstorno", "AVBelegabbruch", "AVSachbezug", "AVSonstige",   "AVRechnung"};
+static const char *const BON_TYP[] = {
+    [FK_BON_NONE] = "",
+    [FK_BON_BELEG] = "Beleg",
+    [FK_BON_AVTRANSFER] = "AVTransfer",
+    [FK_BON_AVBESTELLUNG] = "AVBestellung",
+    [FK_BON_AVTRAINING] = "AVTraining",
+    [FK_BON_AVBELEGSTORNO] = "AVBelegstorno",
+    [FK_BON_AVBELEGABBRUCH] = "AVBelegabbruch",
+    [FK_BON_AVSACHBEZUG] = "AVSachbezug",
+    [FK_BON_AVSONSTIGE] = "AVSonstige",
+    [FK_BON_AVRECHNUNG] = "AVRechnung",
+};
+_Static_assert(sizeof BON_TYP / sizeof *BON_TYP == FK_BON_AVRECHNUNG + 1, "a text for every fk_bon_typ");
 
-typedef struct payment_key { /* one entry of the payment part */
+/* one entry of the payment part */
+typedef struct payment_key {
     exact_sum sum;
     int non_cash;
     size_t code_length; /* 0 is EUR */
@@ -22,7 +34,7 @@ static int is_negative(const fk_decimal *d) { return d->negative && !decimal_is_
 
 /* A negative quantity turns a positive amount round, unless the item cancels a position. */
 static int must_negate(const fk_item *item, const fk_decimal *amount) {
-    return !(item->item_case & FK_ITEM_CANCELLATION) && is_negative(&item->quantity) && !is_negative(amount);
+    return !(item->item_case & FK_ITEM_POSITION_CANCELLATION) && is_negative(&item->quantity) && !is_negative(amount);
 }
 
 static int blame(fk_payload *result, size_t index, int is_pay, const fk_item *item, int status) {
@@ -40,8 +52,8 @@ static int historic_column(const fk_decimal *rate) {
     return decimal_is_tenths(rate, 107) ? 3 : decimal_is_tenths(rate, 55) ? 4 : 5;
 }
 
-static int add_charges(const fk_item *charges, size_t count, uint32_t options, exact_sum columns[5],
-                       exact_sum *total, fk_payload *result) {
+static int add_charges(const fk_item *charges, size_t count, uint32_t options, exact_sum columns[5], exact_sum *total,
+                       fk_payload *result) {
     for (size_t i = 0; i < count; i++) {
         const fk_item *item = &charges[i];
         fk_charge_case c;
@@ -95,6 +107,7 @@ static int read_amount(const text *value, currency *out) {
 
 /* Reads CurrencyCode and ForeignCurrencyAmount out of ftPayItemCaseData; 0 if it is no proper JSON object. */
 static int read_currency(const fk_item *item, currency *out) {
+    /* never empty: the caller has looked */
     scanner s = {(const uint8_t *)item->case_data, (const uint8_t *)item->case_data + item->case_data_length,
                  (const uint8_t *)item->case_data, "", NULL};
     out->has_code = out->has_amount = 0;
@@ -193,18 +206,13 @@ static int add_pays(const fk_item *pays, size_t count, int void_receipt, uint32_
         }
         sum_add(total, &item->amount, negate);
         switch (c.pay_class) {
-        case FK_PAY_CASH:
-            status = add_payment(p, 0, NULL, 0, &item->amount, negate);
-            break;
+        case FK_PAY_CASH: status = add_payment(p, 0, NULL, 0, &item->amount, negate); break;
         case FK_PAY_CASH_FOREIGN:
-        case FK_PAY_NON_CASH:
-            status = add_one_payment(item, c.pay_class == FK_PAY_NON_CASH, options, p, result);
-            break;
+        case FK_PAY_NON_CASH: status = add_one_payment(item, c.pay_class == FK_PAY_NON_CASH, options, p, result); break;
         case FK_PAY_INTERNAL: /* on the wire: no sign rule, and void receipts are not turned round */
             sum_add(column5, &item->amount, strict ? !negate : !void_receipt);
             break;
-        default:
-            sum_add(column5, &item->amount, !negate);
+        default: sum_add(column5, &item->amount, !negate);
         }
         if (status != FK_OK) return blame(result, i, 1, item, status);
     }
@@ -272,8 +280,8 @@ static int put_receipt(const fk_receipt_case *c, uint32_t options, const fk_item
     status = add_pays(pays, pay_count, (c->flags & FK_FLAG_VOID) != 0, options, &columns[4], &pay_total, &p, result);
     if (status != FK_OK) return status;
 
-    int no_payment = c->bon_typ == FK_BON_AVTRAINING || c->bon_typ == FK_BON_AVBELEGABBRUCH ||
-                     c->bon_typ == FK_BON_AVSACHBEZUG;
+    int no_payment =
+        c->bon_typ == FK_BON_AVTRAINING || c->bon_typ == FK_BON_AVBELEGABBRUCH || c->bon_typ == FK_BON_AVSACHBEZUG;
     if (no_payment && p.count) result->warnings |= FK_WARN_PAYMENT_NOT_ALLOWED;
     if (!sum_equal(&charge_total, &pay_total)) result->warnings |= FK_WARN_UNBALANCED;
     if (strict && c->kind == FK_KIND_FAIL_TRANSACTION) { /* an aborted receipt shows zeros */
@@ -295,6 +303,7 @@ static int put_receipt(const fk_receipt_case *c, uint32_t options, const fk_item
 /* ---- Bestellung-V1 ---------------------------------------------------------------------------------- */
 
 static void put_description(const fk_item *item, int strict, writer *w) {
+    if (item->description_length == 0) return; /* description may be NULL */
     const char *at = item->description, *end = at + item->description_length;
     while (at < end) {
         const char *plain = at;
@@ -342,16 +351,16 @@ static int put_order(const fk_item *charges, size_t count, uint32_t options, wri
 
 static const char *other_text(const fk_receipt_case *c) {
     switch (c->number) {
-    case 0x02: return "zero-receipt";
-    case 0x03: return "initial operation receipt / start-receipt";
-    case 0x04: return "out of operation receipt / stop-receipt";
-    case 0x05: return "monthly-closing";
-    case 0x06: return "yearly-closing";
-    case 0x07: return "daily-closing";
-    case 0x13: return "info-internal";
-    case 0x14: return "protocol";
-    case 0x17: return "initiate-scu-switch";
-    case 0x18: return "finish-scu-switch";
+    case FK_CASE_ZERO: return "zero-receipt";
+    case FK_CASE_INITIAL_OPERATION: return "initial operation receipt / start-receipt";
+    case FK_CASE_OUT_OF_OPERATION: return "out of operation receipt / stop-receipt";
+    case FK_CASE_MONTHLY_CLOSING: return "monthly-closing";
+    case FK_CASE_YEARLY_CLOSING: return "yearly-closing";
+    case FK_CASE_DAILY_CLOSING: return "daily-closing";
+    case FK_CASE_INFO_INTERNAL: return "info-internal";
+    case FK_CASE_PROTOCOL: return "protocol";
+    case FK_CASE_INITIATE_SCU_SWITCH: return "initiate-scu-switch";
+    case FK_CASE_FINISH_SCU_SWITCH: return "finish-scu-switch";
     default: return "migration";
     }
 }
@@ -370,21 +379,18 @@ int fk_process_data(int64_t receipt_case, uint32_t options, const fk_item *charg
     result->item_is_pay = 0;
     result->item_case = 0;
     if (strict && !c.known) return FK_E_STRICT_RECEIPT_CASE;
-    if (strict && c.number == 0x16) return FK_E_STRICT_VOID;
+    if (strict && c.number == FK_CASE_VOID_RECEIPT) return FK_E_STRICT_VOID;
 
     switch (c.process_type) {
     case FK_PROCESS_RECEIPT:
         status = put_receipt(&c, options, charges, charge_count, pays, pay_count, &w, result);
         break;
-    case FK_PROCESS_ORDER:
-        status = put_order(charges, charge_count, options, &w, result);
-        break;
+    case FK_PROCESS_ORDER: status = put_order(charges, charge_count, options, &w, result); break;
     case FK_PROCESS_OTHER:
         other = other_text(&c);
         put(&w, other, strlen(other));
         break;
-    default:
-        break;
+    default: break;
     }
     if (status != FK_OK) return status;
     result->length = (int64_t)w.length;

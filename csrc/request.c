@@ -30,7 +30,8 @@ typedef struct member {
     uint16_t offset; /* in the record */
 } member;
 
-#define MEMBER(name, type, record, field) {",\"" name "\":", sizeof(name) - 1, type, (uint16_t)offsetof(record, field)}
+#define MEMBER(name, type, record, field)                                                                              \
+    { ",\"" name "\":", sizeof(name) - 1, type, (uint16_t)offsetof(record, field) }
 
 static const member RECEIPT[] = {
     MEMBER("ftCashBoxID", TEXT_REQUIRED, receipt_record, cash_box_id),
@@ -207,26 +208,27 @@ static int read_member(reader *r, const member *m, void *record, uint32_t bit, u
         int status = scan_literal(s, "null");
         if (status != FK_OK) return status;
         switch (m->type) {
-        case INTEGER: case POSITION: case DECIMAL_ONE: case DECIMAL_ZERO: case MOMENT:
-            return scan_fail(s, FK_E_NULL, null_at, "null is not allowed here");
-        default:
-            *nulls |= bit;
-            return FK_OK;
+        case INTEGER:
+        case POSITION:
+        case DECIMAL_ONE:
+        case DECIMAL_ZERO:
+        case MOMENT: return scan_fail(s, FK_E_NULL, null_at, "null is not allowed here");
+        default: *nulls |= bit; return FK_OK;
         }
     }
     switch (m->type) {
-    case TEXT_REQUIRED: case TEXT_ITEM: case TEXT_OPTIONAL:
-        return read_text(s, at);
-    case INTEGER: case POSITION:
-        return read_integer(s, at);
-    case DECIMAL_ONE: case DECIMAL_ZERO: case DECIMAL_OPTIONAL:
-        return read_decimal(s, at);
-    case MOMENT: case MOMENT_OPTIONAL:
-        return read_moment(s, at);
-    case CHARGES:
-        return read_items(r, CHARGE, COUNT(CHARGE), &receipt->charges, &receipt->charge_count);
-    default:
-        return read_items(r, PAY, COUNT(PAY), &receipt->pays, &receipt->pay_count);
+    case TEXT_REQUIRED:
+    case TEXT_ITEM:
+    case TEXT_OPTIONAL: return read_text(s, at);
+    case INTEGER:
+    case POSITION: return read_integer(s, at);
+    case DECIMAL_ONE:
+    case DECIMAL_ZERO:
+    case DECIMAL_OPTIONAL: return read_decimal(s, at);
+    case MOMENT:
+    case MOMENT_OPTIONAL: return read_moment(s, at);
+    case CHARGES: return read_items(r, CHARGE, COUNT(CHARGE), &receipt->charges, &receipt->charge_count);
+    default: return read_items(r, PAY, COUNT(PAY), &receipt->pays, &receipt->pay_count);
     }
 }
 
@@ -343,8 +345,8 @@ static void describe(const reader *r, fk_error *error) {
                  r->inner->key + 2);
 }
 
-int request_scan(const uint8_t *json, size_t length, uint32_t max_items, uint8_t *arena, size_t capacity,
-                 size_t *used, receipt_record *out, fk_error *error) {
+int request_scan(const uint8_t *json, size_t length, uint32_t max_items, uint8_t *arena, size_t capacity, size_t *used,
+                 receipt_record *out, fk_error *error) {
     reader r = {{json, json + length, json, "", json}, arena, capacity, *used, max_items, NULL, NULL, -1};
     scanner *s = &r.s;
     memset(out, 0, sizeof *out);
@@ -403,7 +405,9 @@ static void write_items(const member *table, size_t count, const item_record *it
 static int left_out(const member *m, const void *at, int present, int null) {
     switch (m->type) {
     case TEXT_ITEM: return null;
-    case TEXT_OPTIONAL: case DECIMAL_OPTIONAL: case MOMENT_OPTIONAL: return null || !present;
+    case TEXT_OPTIONAL:
+    case DECIMAL_OPTIONAL:
+    case MOMENT_OPTIONAL: return null || !present;
     case POSITION: return *(const int64_t *)at == 0;
     default: return 0;
     }
@@ -422,26 +426,23 @@ static void write_object(const member *table, size_t count, const void *record, 
         put(w, m->key + first, m->name_length + 4u - (unsigned)first);
         first = 0;
         switch (m->type) {
-        case TEXT_REQUIRED: case TEXT_ITEM: case TEXT_OPTIONAL:
+        case TEXT_REQUIRED:
+        case TEXT_ITEM:
+        case TEXT_OPTIONAL:
             if (null)
                 PUT_LITERAL(w, "null");
             else
                 text_write_json(at, w);
             break;
-        case INTEGER: case POSITION:
-            put_integer(w, *(const int64_t *)at);
-            break;
-        case DECIMAL_ONE: case DECIMAL_ZERO: case DECIMAL_OPTIONAL:
-            put_decimal(w, at);
-            break;
-        case MOMENT: case MOMENT_OPTIONAL:
-            put_moment(w, *(const int64_t *)at);
-            break;
-        case CHARGES:
-            write_items(CHARGE, COUNT(CHARGE), receipt->charges, receipt->charge_count, w);
-            break;
-        default:
-            write_items(PAY, COUNT(PAY), receipt->pays, receipt->pay_count, w);
+        case INTEGER:
+        case POSITION: put_integer(w, *(const int64_t *)at); break;
+        case DECIMAL_ONE:
+        case DECIMAL_ZERO:
+        case DECIMAL_OPTIONAL: put_decimal(w, at); break;
+        case MOMENT:
+        case MOMENT_OPTIONAL: put_moment(w, *(const int64_t *)at); break;
+        case CHARGES: write_items(CHARGE, COUNT(CHARGE), receipt->charges, receipt->charge_count, w); break;
+        default: write_items(PAY, COUNT(PAY), receipt->pays, receipt->pay_count, w);
         }
     }
     put_char(w, '}');

@@ -3,8 +3,7 @@
 
 enum { BLOCK = 512, NAME = 100, SIZE = 124, MTIME = 136, CHECKSUM = 148, TYPE = 156, MAGIC = 257, PREFIX = 345 };
 
-static int is_zero(const uint8_t *block)
-{
+static int is_zero(const uint8_t *block) {
     for (int i = 0; i < BLOCK; i++) {
         if (block[i] != 0) {
             return 0;
@@ -14,8 +13,7 @@ static int is_zero(const uint8_t *block)
 }
 
 /* A number of a header: octal between blanks, or binary as GNU tar writes large ones. */
-static int read_number(const uint8_t *at, size_t width, uint64_t *out)
-{
+static int read_number(const uint8_t *at, size_t width, uint64_t *out) {
     const uint8_t *end = at + width;
     *out = 0;
     if (*at == 0x80) {
@@ -41,8 +39,7 @@ static int read_number(const uint8_t *at, size_t width, uint64_t *out)
     return FK_OK;
 }
 
-static int check_header(const uint8_t *block)
-{
+static int check_header(const uint8_t *block) {
     uint64_t stored;
     uint32_t sum = 8 * ' ';
     for (int i = 0; i < BLOCK; i++) {
@@ -55,14 +52,14 @@ static int check_header(const uint8_t *block)
 }
 
 /* The text from `offset` up to its first zero byte, at most `width` bytes. */
-static fk_span text_at(const uint8_t *data, size_t offset, size_t width)
-{
+static fk_span text_at(const uint8_t *data, size_t offset, size_t width) {
     const uint8_t *end = memchr(data + offset, 0, width);
     fk_span span = {(uint32_t)offset, (uint32_t)(end == NULL ? width : (size_t)(end - (data + offset)))};
     return span;
 }
 
-typedef struct overrides { /* what a pax or GNU header says about the file behind it */
+/* what a pax or GNU header says about the file behind it */
+typedef struct overrides {
     fk_span name;
     uint64_t size;
     int has_name;
@@ -70,8 +67,7 @@ typedef struct overrides { /* what a pax or GNU header says about the file behin
 } overrides;
 
 /* Records "<length> <key>=<value>\n", where the length counts the whole record. */
-static int read_pax(const uint8_t *data, size_t at, size_t end, overrides *out)
-{
+static int read_pax(const uint8_t *data, size_t at, size_t end, overrides *out) {
     while (at < end && data[at] != 0) {
         const size_t start = at;
         size_t length = 0;
@@ -112,19 +108,16 @@ static int read_pax(const uint8_t *data, size_t at, size_t end, overrides *out)
 }
 
 /* Headers that stand in front of the file they say something about: pax, GNU long name, GNU long link. */
-static int stands_in_front(uint8_t type)
-{
+static int stands_in_front(uint8_t type) {
     return type == 'x' || type == 'g' || type == 'X' || type == 'L' || type == 'K';
 }
 
-static int ends_with_log(const uint8_t *name, uint32_t length)
-{
+static int ends_with_log(const uint8_t *name, uint32_t length) {
     return length >= 4 && name[length - 4] == '.' && (name[length - 3] | 0x20) == 'l' &&
            (name[length - 2] | 0x20) == 'o' && (name[length - 1] | 0x20) == 'g';
 }
 
-static fk_tar_entry read_entry(const uint8_t *data, size_t at, uint64_t size, const overrides *said)
-{
+static fk_tar_entry read_entry(const uint8_t *data, size_t at, uint64_t size, const overrides *said) {
     const uint8_t *block = data + at;
     fk_tar_entry entry;
     memset(&entry, 0, sizeof entry);
@@ -148,9 +141,8 @@ static fk_tar_entry read_entry(const uint8_t *data, size_t at, uint64_t size, co
     return entry;
 }
 
-int fk_tar_scan_entries(const uint8_t *data, size_t length, uint32_t large, fk_tar_entry *entries,
-                        size_t capacity, fk_tar_scan *scan)
-{
+int fk_tar_scan_entries(const uint8_t *data, size_t length, uint32_t large, fk_tar_entry *entries, size_t capacity,
+                        fk_tar_scan *scan) {
     overrides said;
     size_t at = 0;
     memset(scan, 0, sizeof *scan);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import re
 import sys
@@ -12,8 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -21,6 +19,7 @@ from fiskal.cli import common
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
 from fiskal.host.middleware import Middleware, open_scu
+from fiskal.lazy import LazyModule
 from fiskal.scu.contract import Scu
 from fiskal.scu.core import ScuCore
 from fiskal.scu.software import open_software_tse, rehearsal
@@ -33,6 +32,11 @@ from fiskal.sizing.service import ServiceTime
 from fiskal.sizing.shop import FlowName, Shop
 from fiskal.sizing.simulation import Cycle
 from fiskal.sizing.tills import CLIENT_ID, SignTill, Till
+
+if TYPE_CHECKING:
+    from fiskal.sizing import html
+else:
+    html = LazyModule("fiskal.sizing.html")  # needs an extra
 
 MAX_CHECKOUTS: Final = 500
 AFTER_LAST_S: Final = 30.0
@@ -100,11 +104,11 @@ def _simulated(
     help="Two signatures at payment, or a start at the first item and a finish; or orders and bills.",
 )
 @click.option("--items", type=click.IntRange(1, 1000), default=12, show_default=True, help="Mean per basket.")
-@click.option("--orders-per-bill", type=click.FloatRange(0, 100), default=3.0, show_default=True)
+@click.option("--orders-per-bill", type=common.NumberRange(0, 100), default=3.0, show_default=True)
 @click.option(
     "--receipts-per-hour",
     metavar="N",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=common.NumberRange(0, 3600, min_open=True),
     help="Of each checkout. [default: no pauses, which shows the most the TSE can do]",
 )
 @click.option(
@@ -129,13 +133,13 @@ def _simulated(
 @click.option(
     "--warmup",
     metavar="S",
-    type=click.FloatRange(0, 3600),
+    type=common.NumberRange(0, 3600),
     help="Not measured.  [default: 5, 0 with a trace]",
 )
 @click.option(
     "--duration",
     metavar="S",
-    type=click.FloatRange(0, 86400, min_open=True),
+    type=common.NumberRange(0, 86400, min_open=True),
     help="Of each run.  [default: 30, or as long as the trace]",
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same customers every time.")
@@ -240,26 +244,14 @@ def tse(
 
 
 def html_writer() -> Callable[[Path, Measurement], None]:
-    """What writes the report; raises CommandError if the plotting library is not there."""
-    html = load_html()
+    """What writes the report; raises ExtraMissing if what draws it is not there."""
+    draw = html.measurement
 
     def write(path: Path, measurement: Measurement) -> None:
-        page = html.measurement(measurement).encode()
+        page = draw(measurement).encode()
         common.replace_file(path, lambda file: file.write(page))
 
     return write
-
-
-def load_html() -> ModuleType:
-    """The module that draws reports; it needs the extra ``sizing``."""
-    try:
-        return importlib.import_module("fiskal.sizing.html")
-    except ImportError as error:
-        raise common.CommandError(
-            "NO_PLOTS",
-            f"reports with plots need matplotlib: {error}",
-            hint="pip install 'fiskal[sizing]'. Everything else works without.",
-        ) from error
 
 
 # ---- what is measured ---------------------------------------------------------------------------

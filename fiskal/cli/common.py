@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected, StoreLocked
+from fiskal.files import replacing
 from fiskal.host import config as configs
 from fiskal.host.config import ScuConfig
 from fiskal.host.middleware import Middleware
@@ -84,6 +85,16 @@ def url_option() -> Callable[[_F], _F]:
         help=f"Ask the running 'fiskal serve' there.  [default: http://127.0.0.1:{DEFAULT_PORT} if the folder "
         "is in use]",
     )
+
+
+class NumberRange(click.FloatRange):
+    """A number within limits, and never NaN, which no comparison finds outside of any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 # ---- output -------------------------------------------------------------------------------------
@@ -206,13 +217,5 @@ def choose_scu(data: Path, scu_id: str | None) -> ScuConfig:
 
 def replace_file(path: Path, fill: Callable[[Any], None]) -> None:
     """Write ``path`` so that it appears whole or not at all; ``fill`` gets the open binary file."""
-    staged = path.with_name(f"{path.name}.part")
-    try:
-        with staged.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
+    with replacing(path, 0o666) as file:
+        fill(file)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from fiskal.cli import common
 from fiskal.export.receipt import orders_before, printable
-from fiskal.export.render import render_png, render_svg, render_text
+from fiskal.export.render import render_svg, render_text
 from fiskal.host import config as configs
+from fiskal.lazy import LazyModule
 from fiskal.pos import decode_canonical, decode_response
+
+if TYPE_CHECKING:
+    from fiskal.export import picture as pictures
+else:
+    pictures = LazyModule("fiskal.export.picture")  # needs an extra
 
 
 @click.command("render")
@@ -65,7 +71,7 @@ def command(
         request, decode_response(stored.answer.response), header=header, mode=mode, orders_before=ordered
     )
     if form == "png":
-        picture = render_png(receipt)
+        picture = pictures.render_png(receipt)
     elif form == "svg":
         picture = render_svg(receipt).encode()
     else:

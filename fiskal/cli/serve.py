@@ -12,16 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import click
-import uvicorn
-from uvicorn.server import HANDLED_SIGNALS
 
 import fiskal
 from fiskal.cli import common
+from fiskal.extras import needs
 from fiskal.host import config as configs
-from fiskal.host import http
 from fiskal.host.process import settle
 from fiskal.scu.software import NOT_CERTIFIED_WARNING
 from fiskal.version import __version__
+
+with needs("server"):
+    import uvicorn
+    from uvicorn.server import HANDLED_SIGNALS
+
+    from fiskal.host import http
 
 KEEP_ALIVE_S = 75
 """A POS keeps its connection over a pause between two customers."""
@@ -166,7 +170,7 @@ def _announce(middleware: fiskal.Middleware, url: str, *, token: bool) -> None:
     config = middleware.config
     click.echo(f"fiskal {__version__} answers at {url}")
     click.echo(f"  health   {url}/health")
-    click.echo(f"  OpenAPI  {url}/openapi.json")
+    click.echo(f"  docs     {url}/docs, for tools {url}/openapi.json")
     if token:
         click.echo("  token    asked for: send the headers cashboxid and accesstoken")
     else:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from fiskal.cli import common
-from fiskal.cli.bench import load_html
+from fiskal.lazy import LazyModule
 from fiskal.sizing import measurement as measurements
 from fiskal.sizing import text
 from fiskal.sizing.errors import ImpossibleShop
@@ -17,6 +17,11 @@ from fiskal.sizing.profiles import PROFILES, Profile
 from fiskal.sizing.scenarios import Scenario, scenarios
 from fiskal.sizing.shop import PRESETS, Shop, preset
 from fiskal.sizing.simulation import EDF, FIFO
+
+if TYPE_CHECKING:
+    from fiskal.sizing import html
+else:
+    html = LazyModule("fiskal.sizing.html")  # needs an extra
 
 
 @click.command("size")
@@ -131,7 +136,7 @@ def command(
         kind,
     )
     profile = _profile(family, signature_ms, measurement)
-    html = None if html_path is None else load_html()
+    draw = None if html_path is None else html.plan  # what is missing shows before the long work
     watched = common.is_watched(as_json)
 
     def progress(what: str) -> None:
@@ -144,9 +149,9 @@ def command(
         progress("scenarios")
         compared = scenarios(planned, seed=seed)
     page = None
-    if html is not None:
+    if draw is not None:
         progress("report")
-        page = html.plan(planned, compared).encode()
+        page = draw(planned, compared).encode()
     if watched:
         click.echo("\r\x1b[K", nl=False, err=True)
     if as_json:

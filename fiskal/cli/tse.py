@@ -19,6 +19,7 @@ from fiskal.cli import common, remote
 from fiskal.cli.journal import first_moment, last_moment
 from fiskal.cli.tse_rehearse import rehearse
 from fiskal.clock import now
+from fiskal.files import sync_folder
 from fiskal.host import config as configs
 from fiskal.host.config import ScuConfig
 from fiskal.host.middleware import open_scu, scu_folder
@@ -38,7 +39,6 @@ from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import Misconfigured
 from fiskal.scu.fetch import ExportFetch, Start
 from fiskal.scu.software.access import MIN_PIN_CHARACTERS, TRANSPORT_PUK, Access, UserId
-from fiskal.scu.software.folder import sync_folder
 from fiskal.scu.software.limits import MAX_COUNTER
 from fiskal.scu.software.se_api import SeApi
 from fiskal.scu.software.tse import SoftwareTse

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,15 +43,22 @@ def _service_time(text: str) -> ServiceTime | None:
     if text == "none":
         return None
     if text.startswith("@"):
-        times = [float(line) for line in Path(text[1:]).read_text().split()]
-        return Empirical(times)
+        return Empirical([_number(line) for line in Path(text[1:]).read_text().split()])
     kind, *numbers = text.split(":")
     if kind == "lognormal" and len(numbers) in (2, 3):
-        mean_ms, cv, *longest = (float(number) for number in numbers)
+        mean_ms, cv, *longest = map(_number, numbers)
         return LogNormal(mean_ms=mean_ms, cv=cv, **({"max_ms": longest[0]} if longest else {}))
     if numbers:
         raise ValueError("write milliseconds, lognormal:MEAN:CV[:MAX], @FILE or none")
-    return float(text)
+    return _number(text)
+
+
+def _number(text: str) -> float:
+    """A number of milliseconds or a coefficient. Raises ValueError, for NaN and infinity too."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is not a finite number")
+    return number
 
 
 def _limit(text: str) -> tuple[str, int]:

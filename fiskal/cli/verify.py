@@ -7,7 +7,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from cryptography import x509
@@ -16,17 +16,24 @@ from fiskal import clock
 from fiskal.cli import common
 from fiskal.export import dsfinvk
 from fiskal.export.evidence import Evidence, Problem, client_ids
-from fiskal.export.tarreport import as_html, as_plain, second
+from fiskal.export.tarreport import as_plain, second
 from fiskal.export.verify import MAX_PROBLEMS, JournalReport, verify_journal
+from fiskal.lazy import LazyModule
 from fiskal.store import QueueRow, Store
 from fiskal.tse.archive import find_archives
 from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.findings import Severity
 from fiskal.tse.qr import format_time
-from fiskal.tse.qrimage import read_qr_image
 from fiskal.tse.revocation import Revocation, RevocationListError, load_revocation_lists
 from fiskal.tse.tarverify import Progress, TarReport, TseReport, VerifiedLog, verified_log, verify_archives
 from fiskal.tse.verify import QrResult, finish_statement, verify_qr
+
+if TYPE_CHECKING:
+    from fiskal.export import tarpage
+    from fiskal.tse import qrimage
+else:  # each needs an extra
+    tarpage = LazyModule("fiskal.export.tarpage")
+    qrimage = LazyModule("fiskal.tse.qrimage")
 
 SHOWN_PROBLEMS = 20
 MAX_QR_BYTES = 1 << 20
@@ -163,7 +170,7 @@ def qr(
     if trusted and not archives:
         raise click.UsageError("--trust needs --tar: a QR code has no certificate.")
     if image is not None:
-        text = read_qr_image(image)[0]
+        text = qrimage.read_qr_image(image)[0]
     elif text == "-":
         # As bytes: reading text would turn the CR between the lines of an order into LF.
         text = sys.stdin.buffer.read(MAX_QR_BYTES).decode(errors="replace")
@@ -287,6 +294,7 @@ def tar(
       fiskal verify tar 2023/*.tar 2024/*.tar --trust roots/ --html report.html
       fiskal verify tar export.tar --trust root.pem --crl sub-ca.crl --crl root.crl
     """
+    draw = None if html is None else tarpage.as_html  # what is missing shows before the long work
     trusted = load_anchors(anchors)
     crls = load_lists(lists)
     archives = find_archives(files)
@@ -294,8 +302,8 @@ def tar(
         report = verify_archives(
             archives, trusted, filtered=filtered, revocation_lists=crls, workers=jobs, progress=progress
         )
-    if html is not None:
-        page = as_html(report, made_at=clock.now()).encode()
+    if html is not None and draw is not None:
+        page = draw(report, made_at=clock.now()).encode()
         common.replace_file(html, lambda file: file.write(page))
     if as_json:
         common.print_json(as_plain(report))

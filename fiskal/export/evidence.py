@@ -7,7 +7,6 @@ log of the TSE whether the TSE says the same, and whether it signed something th
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -16,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
+from fiskal.pos.embedded import json_object
 from fiskal.store import QueueRow, ScuRow
 from fiskal.tse.algorithms import point_of, serial_of_point
 from fiskal.tse.certificates import X509_ERRORS, load_certificates, order_chain
@@ -179,9 +179,7 @@ def client_ids(chosen: Iterable[QueueRow], others: Iterable[QueueRow]) -> set[st
 
 def _certificates(row: ScuRow) -> Iterator[x509.Certificate]:
     try:
-        info = json.loads(row.TseInfoJson or "null")
-        texts = (info or {}).get("CertificatesBase64") or []
-        for text in texts:
+        for text in json_object(row.TseInfoJson).get("CertificatesBase64") or []:
             yield from load_certificates(base64.b64decode(text))
     except (*X509_ERRORS, AttributeError):
         return

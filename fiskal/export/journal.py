@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from fiskal.core import format_ticks
 from fiskal.errors import FiskalError
-from fiskal.export import dsfinvk
 from fiskal.germany.codes import COUNTRY, JournalType
+from fiskal.lazy import LazyModule
 from fiskal.scu.contract import Scu
 from fiskal.scu.fetch import ExportFetch
 from fiskal.store import (
@@ -32,6 +32,11 @@ from fiskal.store import (
 from fiskal.tse.tar import Source as TarStream
 from fiskal.tse.tar import merge_archives
 from fiskal.version import __version__
+
+if TYPE_CHECKING:
+    from fiskal.export import dsfinvk
+else:  # large, and needed once a year
+    dsfinvk = LazyModule("fiskal.export.dsfinvk")
 
 DEFAULT_CHUNK_SIZE = 4096
 TAR_CHUNK_SIZE = 1 << 20
@@ -57,7 +62,7 @@ class Source(NamedTuple):
     """Where a journal comes from: the store, the queue it is about, and what the host is configured with.
 
     ``scu`` gives the SCU of the queue; it raises ScuError if there is none. ``dsfinvk`` is what the queue's
-    DSFinV-K export looks like.
+    DSFinV-K export looks like, None: as usual.
     """
 
     store: Store
@@ -65,7 +70,7 @@ class Source(NamedTuple):
     queue_id: str
     cash_box_id: str
     scu: Callable[[], Scu]
-    dsfinvk: dsfinvk.Options = dsfinvk.DEFAULTS
+    dsfinvk: dsfinvk.Options | None = None
 
 
 def stream(
@@ -120,7 +125,9 @@ def _parts(source: Source, journal_type: int, from_ticks: int, to_ticks: int) ->
         case JournalType.DE_DSFINVK:
             queue = store.queue(source.queue_id)
             assert queue is not None  # the source is about it
-            return dsfinvk.stream(store, queue, from_ticks, to_ticks, options=source.dsfinvk)
+            return dsfinvk.stream(
+                store, queue, from_ticks, to_ticks, options=source.dsfinvk or dsfinvk.DEFAULTS
+            )
     if country == COUNTRY:
         return [_ENCODE({"QueueDEList": [_queue_de(row) for row in _queues(source)]})]
     return [_ENCODE(_version())]

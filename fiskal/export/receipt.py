@@ -11,7 +11,6 @@ raw, because a code must carry the exact bytes.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -22,8 +21,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from fiskal.core import charge_case
 from fiskal.germany import texts
+from fiskal.germany.cases import charge_case
 from fiskal.germany.codes import (
     CASE_MASK,
     COUNTRY_MASK,
@@ -37,6 +36,7 @@ from fiskal.germany.codes import (
     State,
     to_int64,
 )
+from fiskal.pos.embedded import json_object
 from fiskal.pos.models import ChargeItem, PayItem, ReceiptRequest, ReceiptResponse, SignaturItem
 from fiskal.store import Store, StoredItem
 
@@ -259,20 +259,9 @@ def _items(pairs: Iterable[tuple[str, str | None]]) -> tuple[Item, ...]:
     return tuple(item for item in cleaned if item.data)
 
 
-def _json_object(text: str | None) -> dict[str, object]:
-    """The JSON object in ``text``; empty for anything else, because case data are free for a POS to use."""
-    if not text or not text.lstrip().startswith("{"):
-        return {}
-    try:
-        value = json.loads(text, parse_float=str, parse_int=str)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _customer(text: str | None) -> str:
     """Name and address out of cbCustomer, whose members are defined by DSFinV-K; other text as it is."""
-    customer = _json_object(text)
+    customer = json_object(text, number=str)
     if not customer:
         return clean(text)
 
@@ -422,7 +411,7 @@ def _payment(item: PayItem) -> PaymentLine:
     description = clean(item.description) or name
     if case in _CHANGE and description != name:
         description = f"Rückgeld {description}"
-    data = _json_object(item.ft_pay_item_case_data)
+    data = json_object(item.ft_pay_item_case_data, number=str)
     notes = []
     if data.get("CurrencyCode") and data.get("ForeignCurrencyAmount") is not None:
         foreign = str(data["ForeignCurrencyAmount"])

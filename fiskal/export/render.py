@@ -1,4 +1,4 @@
-"""Draw a printable receipt: text for a terminal or a line printer, SVG, PNG.
+"""Draw a printable receipt: text for a terminal or a line printer, and SVG. PNG: :mod:`fiskal.export.picture`.
 
 One composition for all three. :func:`_compose` breaks the receipt into lines of a fixed number of character
 cells, as a receipt printer does; the text is these lines, SVG and PNG set the same lines in a monospaced
@@ -7,17 +7,14 @@ face on an 80 mm roll. Hence what is seen in a test of the text is what a custom
 
 from __future__ import annotations
 
-import io
 import math
 import unicodedata
 from collections.abc import Iterator
-from functools import cache, lru_cache
-from importlib import resources
+from functools import lru_cache
+from html import escape
 from typing import Final, Literal, NamedTuple
-from xml.sax.saxutils import escape
 
 import segno
-from PIL import Image, ImageDraw, ImageFont
 
 from fiskal.export.receipt import Item, PrintableReceipt, ReceiptLine, format_amount, format_quantity
 
@@ -29,18 +26,14 @@ COLUMNS: Final = 42
 PAPER_MM: Final = 80.0
 _MARGIN_MM = 4.0
 _CELL_MM = (PAPER_MM - 2 * _MARGIN_MM) / COLUMNS
-_ADVANCE = 0.602  # of DejaVu Sans Mono, and nearly that of every monospaced face
-_FONT_MM = _CELL_MM / _ADVANCE
+ADVANCE = 0.602  # of DejaVu Sans Mono, and nearly that of every monospaced face
+_FONT_MM = _CELL_MM / ADVANCE
 _LINE_MM = _FONT_MM * 1.3
 
 QR_EDGE_MM: Final = 32.0
 """Edge of the code without its quiet zone; at least 30 mm are asked for (DSFinV-K, annex I)."""
 _QR_MODULE_MM, _QR_EDGE_MAX_MM = 0.36, 68.0
 _QUIET_MODULES = 4
-
-DPI: Final = 300
-PNG_PIXELS_MAX: Final = 160_000_000
-"""Limit of :func:`render_png`, one byte each: 14 metres of paper at 300 dpi."""
 
 Style = Literal["normal", "bold", "title", "alert", "rule", "code"]
 
@@ -227,7 +220,7 @@ def _compose(receipt: PrintableReceipt, width: int) -> Iterator[_Line]:
 
 
 @lru_cache(maxsize=16)
-def _matrix(data: str) -> tuple[tuple[bool, ...], ...]:
+def matrix_of(data: str) -> tuple[tuple[bool, ...], ...]:
     """The modules of the code, without quiet zone. Error correction M, or better where it costs no size."""
     # What cannot be UTF-8 (a lone surrogate in a text of the POS) must not cost the customer the receipt.
     content = data.encode("utf-8", "replace").decode("utf-8")
@@ -237,7 +230,7 @@ def _matrix(data: str) -> tuple[tuple[bool, ...], ...]:
 
 def _qr_text(data: str, width: int, *, dark_background: bool) -> Iterator[str]:
     """The code in half blocks, two modules above each other in one cell."""
-    matrix = _matrix(data)
+    matrix = matrix_of(data)
     size = len(matrix) + 2 * _QUIET_MODULES
     light = [True] * size
     side = [True] * _QUIET_MODULES
@@ -288,7 +281,7 @@ def render_text(
 # --- page --------------------------------------------------------------------------------------------------
 
 
-class _Text(NamedTuple):
+class Text(NamedTuple):
     """Text on the page, mm. ``y`` is the base line; ``right`` puts the end of the text at ``x``."""
 
     x: float
@@ -300,7 +293,7 @@ class _Text(NamedTuple):
     white: bool
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
     """A black rectangle, mm."""
 
     x: float
@@ -309,7 +302,7 @@ class _Box(NamedTuple):
     height: float
 
 
-class _Code(NamedTuple):
+class QrCode(NamedTuple):
     """A QR code, mm, without quiet zone."""
 
     x: float
@@ -341,38 +334,38 @@ def _module_mm(modules: int, pixel_mm: float) -> float:
     return pixels * pixel_mm
 
 
-def _page(receipt: PrintableReceipt, pixel_mm: float = 0) -> tuple[float, list[_Text | _Box | _Code]]:
+def page(receipt: PrintableReceipt, pixel_mm: float = 0) -> tuple[float, list[Text | Box | QrCode]]:
     """Height of the page and what to draw on it, mm. ``pixel_mm``: edge of a pixel, 0 when there are none."""
-    shapes: list[_Text | _Box | _Code] = []
+    shapes: list[Text | Box | QrCode] = []
     y = _MARGIN_MM
     for text, style in _compose(receipt, COLUMNS):
         match style:
             case "rule":
-                shapes.append(_Box(_MARGIN_MM, y + _LINE_MM * 0.45, PAPER_MM - 2 * _MARGIN_MM, 0.25))
+                shapes.append(Box(_MARGIN_MM, y + _LINE_MM * 0.45, PAPER_MM - 2 * _MARGIN_MM, 0.25))
                 y += _LINE_MM * 0.9
                 continue
             case "code":
                 assert receipt.qr is not None
-                modules = len(_matrix(receipt.qr))
+                modules = len(matrix_of(receipt.qr))
                 module = _module_mm(modules, pixel_mm)
                 edge, quiet = module * modules, module * _QUIET_MODULES
-                shapes.append(_Code((PAPER_MM - edge) / 2, y + quiet, edge, receipt.qr))
+                shapes.append(QrCode((PAPER_MM - edge) / 2, y + quiet, edge, receipt.qr))
                 y += edge + 2 * quiet
                 continue
             case "title":
                 size = _FONT_MM * 1.6
-                x = PAPER_MM / 2 - cells(text) * size * _ADVANCE / 2
-                shapes.append(_Text(x, y + _LINE_MM * 1.25, size, text, True, False, False))
+                x = PAPER_MM / 2 - cells(text) * size * ADVANCE / 2
+                shapes.append(Text(x, y + _LINE_MM * 1.25, size, text, True, False, False))
                 y += _LINE_MM * 1.9
                 continue
             case "alert":
-                shapes.append(_Box(_MARGIN_MM, y, PAPER_MM - 2 * _MARGIN_MM, _LINE_MM * 1.04))
+                shapes.append(Box(_MARGIN_MM, y, PAPER_MM - 2 * _MARGIN_MM, _LINE_MM * 1.04))
         for start, end, part in _runs(text):
             # What stands apart at the right edge hangs on that edge, also in a face of another width.
             right = start > 2 and end >= COLUMNS - 2 and style != "alert"
             x = _MARGIN_MM + (end if right else start) * _CELL_MM
             bold = style in ("bold", "alert")
-            shapes.append(_Text(x, y + _FONT_MM, _FONT_MM, part, bold, right, style == "alert"))
+            shapes.append(Text(x, y + _FONT_MM, _FONT_MM, part, bold, right, style == "alert"))
         y += _LINE_MM
     return y + _MARGIN_MM, shapes
 
@@ -380,10 +373,10 @@ def _page(receipt: PrintableReceipt, pixel_mm: float = 0) -> tuple[float, list[_
 # --- SVG ---------------------------------------------------------------------------------------------------
 
 
-def _qr_path(code: _Code) -> str:
+def _qr_path(code: QrCode) -> str:
     """The dark modules as one path in units of modules: a rectangle per horizontal run."""
     parts = []
-    for row, modules in enumerate(_matrix(code.data)):
+    for row, modules in enumerate(matrix_of(code.data)):
         column = 0
         while column < len(modules):
             end = column
@@ -400,92 +393,32 @@ def render_svg(receipt: PrintableReceipt) -> str:
 
     Texts stay texts (they can be selected and read aloud) in whatever monospaced face the viewer has.
     """
-    height, shapes = _page(receipt)
+    height, shapes = page(receipt)
     title = " ".join((receipt.title, *(item.data for item in receipt.details[:1])))
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{PAPER_MM:g}mm" height="{height:.2f}mm"'
         f' viewBox="0 0 {PAPER_MM:g} {height:.2f}" role="img" xml:lang="de">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(title, quote=False)}</title>",
         '<rect width="100%" height="100%" fill="#fff"/>',
         "<g font-family=\"'DejaVu Sans Mono', 'Liberation Mono', Menlo, Consolas, monospace\" fill=\"#000\">",
     ]
     for shape in shapes:
         match shape:
-            case _Text(x, y, size, text, bold, right, white):
+            case Text(x, y, size, text, bold, right, white):
                 attributes = ' font-weight="bold"' if bold else ""
                 attributes += ' text-anchor="end"' if right else ""
                 attributes += ' fill="#fff"' if white else ""
-                out.append(
-                    f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size:.2f}"{attributes}>{escape(text)}</text>'
-                )
-            case _Box(x, y, box_width, box_height):
+                shown = escape(text, quote=False)
+                out.append(f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size:.2f}"{attributes}>{shown}</text>')
+            case Box(x, y, box_width, box_height):
                 out.append(
                     f'<rect x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}" height="{box_height:.2f}"/>'
                 )
-            case _Code(x, y, edge, data):
-                scale = edge / len(_matrix(data))
+            case QrCode(x, y, edge, data):
+                scale = edge / len(matrix_of(data))
                 out.append(
                     f'<path transform="translate({x:.2f} {y:.2f}) scale({scale:.5f})"'
                     f' shape-rendering="crispEdges" d="{_qr_path(shape)}"/>'
                 )
     out.append("</g></svg>\n")
     return "\n".join(out)
-
-
-# --- PNG ---------------------------------------------------------------------------------------------------
-
-
-@cache
-def _font_bytes(name: str) -> bytes:
-    return resources.files("fiskal.export").joinpath("fonts", name).read_bytes()
-
-
-@lru_cache(maxsize=32)
-def _font(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
-    """The face shipped with the package: the same picture on every machine."""
-    font, cell = _face(size_px, bold), size_px * _ADVANCE
-    # An advance is whole pixels: rounded up, it would carry a long line over the edge of its bar or paper.
-    return font if font.getlength("0") <= cell else _face(size_px * int(cell) / cell, bold)
-
-
-def _face(size_px: float, bold: bool) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSansMono-Bold.ttf" if bold else "DejaVuSansMono.ttf"
-    # The basic layout sets every character by itself, from left to right, with or without libraqm: the
-    # picture does not depend on how Pillow was built, and no text can move what stands beside it.
-    return ImageFont.truetype(io.BytesIO(_font_bytes(name)), size_px, layout_engine=ImageFont.Layout.BASIC)
-
-
-def render_png(receipt: PrintableReceipt, scale: float = 1.0) -> bytes:
-    """The receipt as a PNG in grey levels, 80 mm wide: 945 pixels at ``scale`` 1, which is 300 dpi.
-
-    Modules of the QR code are whole pixels. Raises ValueError when the picture would exceed
-    ``PNG_PIXELS_MAX``, or for a scale outside 0.5..4.
-    """
-    if not 0.5 <= scale <= 4:
-        raise ValueError(f"scale must be between 0.5 and 4, not {scale}")
-    per_mm = DPI * scale / 25.4
-    height_mm, shapes = _page(receipt, 1 / per_mm)
-    width, height = round(PAPER_MM * per_mm), round(height_mm * per_mm)
-    if width * height > PNG_PIXELS_MAX:
-        raise ValueError(f"receipt too long for a picture: {width} x {height} pixels")
-    image = Image.new("L", (width, height), 255)
-    draw = ImageDraw.Draw(image)
-    for shape in shapes:
-        match shape:
-            case _Text(x, y, size, text, bold, right, white):
-                position = (x * per_mm, y * per_mm)
-                font = _font(round(size * per_mm, 1), bold)
-                draw.text(position, text, 255 if white else 0, font, anchor="rs" if right else "ls")
-            case _Box(x, y, box_width, box_height):
-                corner = ((x + box_width) * per_mm, max((y + box_height) * per_mm, y * per_mm + 1))
-                draw.rectangle((x * per_mm, y * per_mm, *corner), 0)
-            case _Code(x, y, edge, data):
-                matrix = _matrix(data)
-                code = Image.new("L", (len(matrix), len(matrix)), 255)
-                code.putdata([0 if dark else 255 for row in matrix for dark in row])
-                side = round(edge * per_mm)
-                place = (round(x * per_mm), round(y * per_mm))
-                image.paste(code.resize((side, side), Image.Resampling.NEAREST), place)
-    out = io.BytesIO()
-    image.save(out, "PNG", dpi=(DPI * scale, DPI * scale))
-    return out.getvalue()

@@ -15,11 +15,12 @@ from collections.abc import Callable
 from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
-from fiskal.core import chain_hash, parse_moment, prepare, sha256
+from fiskal.core import chain_hash, parse_moment, sha256
 from fiskal.errors import FiskalError
 from fiskal.export.archived import check_exports
 from fiskal.export.evidence import Evidence, Problem
 from fiskal.germany.codes import SignatureType
+from fiskal.pos.prepared import prepare
 from fiskal.store import AnswerRow, QueueItemRow, QueueRow, Receipt, Store, StoredItem
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable, point_of, serial_of_point
 from fiskal.tse.verify import SignatureCheck, Statement, finish_statement, verify_qr
@@ -150,10 +151,13 @@ class _Checker:
 
     def _decimal(self, where: str, name: str, text: str) -> Decimal:
         try:
-            return Decimal(text)
+            value = Decimal(text)
+            if value.is_finite():
+                return value
         except ArithmeticError:
-            self._report.add(where, f"{name} {text!r} is no number")
-            return Decimal(0)
+            pass
+        self._report.add(where, f"{name} {text!r} is no number")
+        return Decimal(0)
 
     # ---- one queue item -------------------------------------------------------------------------
 
@@ -261,7 +265,7 @@ class _Checker:
             )
             [(each["ftSignatureType"], each["Data"]) for each in response["ftSignatures"]]
             response["ftState"] & _ERROR_STATE, response["ftReceiptIdentification"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._report.add(where, f"the response cannot be read: {error!r}")
             return None
         for name, given, wanted in pairs:

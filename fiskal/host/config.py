@@ -5,7 +5,6 @@ It is one file, ``fiskal.json`` in the data folder, and it is the truth: no port
 
 from __future__ import annotations
 
-import os
 import secrets
 import uuid
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import msgspec
 
 from fiskal.errors import ConfigurationError
+from fiskal.files import write_atomically
 from fiskal.germany.masterdata import MasterData
 from fiskal.host import keys
 from fiskal.host.upkeep import SLOT_MINUTES, Window
@@ -195,15 +195,9 @@ def save(folder: Path, config: HostConfig) -> Path:
     """Write ``fiskal.json`` so that a crash leaves the old file or the new one, readable by its owner only."""
     path = folder / FILE_NAME
     text = msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n"
-    staged = path.with_suffix(".json.new")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(path)
+        write_atomically(path, text, 0o600)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
     return path

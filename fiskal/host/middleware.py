@@ -10,26 +10,24 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from fiskal import clock as clocks
 from fiskal.clock import Clock
-from fiskal.core import Prepared, format_ticks, prepare
+from fiskal.conversation import Call, drive
+from fiskal.core import format_ticks
 from fiskal.errors import ConfigurationError, FiskalError, ReceiptRejected
-from fiskal.export import dsfinvk
 from fiskal.export import journal as journals
-from fiskal.fairlock import Turn
-from fiskal.fibers import in_fiber
 from fiskal.germany.masterdata import canonical
 from fiskal.host import config as configs
 from fiskal.host import doctor
 from fiskal.host import timings as host_timings
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
-from fiskal.host.crew import Crew
 from fiskal.host.events import Event, EventKind, Listener, TseReport
 from fiskal.host.monitor import Monitor
+from fiskal.host.rounds import Stepper
 from fiskal.host.timings import TseTimings
 from fiskal.host.transactions import (
     TransactionEntry,
@@ -39,6 +37,7 @@ from fiskal.host.transactions import (
     entries_of,
 )
 from fiskal.host.upkeep import Upkeep, Window
+from fiskal.lazy import LazyModule
 from fiskal.pos import (
     ReceiptRequest,
     ReceiptResponse,
@@ -48,19 +47,28 @@ from fiskal.pos import (
     encode_echo,
     encode_request,
 )
-from fiskal.queue.binding import INFO_TIMEOUT_S, ScuBinding, no_scu
+from fiskal.pos.prepared import Prepared, prepare
+from fiskal.queue.binding import ScuBinding, no_scu
 from fiskal.queue.exports import ExportRunner
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.ids import GuidSource, new_guid
-from fiskal.queue.interrupted import START_UP_S
+from fiskal.queue.interruptions import START_UP_S
 from fiskal.queue.queue import PROBE_S, Queue
 from fiskal.queue.settings import QueueSettings
-from fiskal.scu.client import pause
+from fiskal.scu.client import INFO_S, pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
-from fiskal.scu.software import open_software_tse, rehearsal
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
+
+if TYPE_CHECKING:
+    from fiskal.export import dsfinvk
+    from fiskal.scu import software
+    from fiskal.scu.software import rehearsal
+else:  # large, and needed by few hosts or late
+    dsfinvk = LazyModule("fiskal.export.dsfinvk")
+    software = LazyModule("fiskal.scu.software")
+    rehearsal = LazyModule("fiskal.scu.software.rehearsal")
 
 _log = logging.getLogger("fiskal.host")
 
@@ -72,6 +80,9 @@ IDLE_S = 10.0
 
 LONGEST_WAIT_S = 3_600.0
 """The longest pause between two recoveries that failed."""
+
+LONG_BYTES = 65_536
+"""A request that is longer is read in a thread of its own where receipts share one."""
 
 Bytes = bytes | bytearray | memoryview
 
@@ -86,7 +97,7 @@ def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Sc
         )
     if "rehearse" in options:
         options = {**options, "rehearse": rehearsal.convert(options["rehearse"])}
-    return open_software_tse(folder, clock=clock, **options)
+    return software.open_software_tse(folder, clock=clock, **options)
 
 
 DRIVERS: dict[str, Callable[[Path, dict[str, Any], Clock], Scu]] = {"software": open_software_scu}
@@ -116,11 +127,10 @@ class Middleware:
         self.config = config
         self.folder = folder
         self.store = open_store(folder / configs.STORE_NAME) if store is None else store
-        self._bindings: dict[str, ScuBinding] = {}
+        self.bindings: dict[str, ScuBinding] = {}
         self._queues: dict[str, Queue] = {}
         self._only: Queue | None = None
-        self._turn = Turn()
-        self._crew = Crew("fiskal-sign")
+        self._stepper = Stepper(self.store, "fiskal-sign")
         self._alone = allocate_lock()
         """Held by a caller who found nobody else and signs in its own thread,"""
         self._alone_in = 0
@@ -136,7 +146,7 @@ class Middleware:
         self._attempts: dict[str, _Attempts] = {}
         self._monitor = Monitor(self.look_after, self._is_failed, config.probe_interval_s, self._listeners)
         self.upkeep = Upkeep(
-            self._bindings.values(),
+            self.bindings.values(),
             self._has_failed,
             config.self_test_interval_h * 3600,
             window,
@@ -221,7 +231,7 @@ class Middleware:
 
     def _bind(self, rows: dict[str, ScuRow], given: dict[str, Scu], clock: Clock) -> None:
         for scu in self.config.scus:
-            self._bindings[scu.id] = ScuBinding(
+            self.bindings[scu.id] = ScuBinding(
                 scu.id,
                 _opener(scu, self.folder, given.get(scu.id), clock),
                 rows[scu.id],
@@ -236,9 +246,8 @@ class Middleware:
                 queue.id,
                 self.config.cash_box_id,
                 self.store,
-                self._bindings.get,
+                self.bindings.get,
                 queue.settings,
-                self._turn,
                 clock=clock,
                 new_guid=new_guid,
                 master_data=master_data,
@@ -281,29 +290,28 @@ class Middleware:
 
     def sign_json(self, body: Bytes) -> bytes:
         """Sign one receipt, JSON in, JSON out: the very text that was stored and hashed. Raises as sign."""
-        crew = self._crew
-        if not crew.hub.pending and self._alone.acquire(False):
+        stepper = self._stepper
+        if stepper.idle and self._alone.acquire(False):
             self._alone_in = get_ident()
             try:
-                return _text(*self._prepare(body))
+                return drive(self.receipt(body))
             finally:
                 self._alone_in = 0
                 self._alone.release()
-        if self._alone_in == get_ident() or in_fiber():
+        if self._alone_in == get_ident() or stepper.is_here:
             # A call within a call, as a driver or a simulation may make it: the outer one goes on when it is done.
-            return _text(*self._prepare(body))
-        text, call = crew.call(partial(self.begin, body))
-        return call() if text is None else text
+            return drive(self.receipt(body))
+        return stepper.call(self.receipt(body))
 
-    def begin(self, body: Bytes) -> tuple[bytes | None, Callable[[], bytes]]:
-        """Read a request and sign it, unless that takes long; then None, and the call that does it.
-
-        Made for fibers (:mod:`fiskal.fibers`): it waits for nothing but the queue, its TSE and the journal. The call
-        blocks its thread for as long as :meth:`sign_json`. Raises as that.
-        """
-        queue, request = self._prepare(body)
-        call = partial(_text, queue, request)
-        return (call() if queue.is_short(request) else None), call
+    async def receipt(self, body: Bytes) -> bytes:
+        """The conversation of one receipt, JSON in, JSON out, to be driven (:mod:`fiskal.conversation`). Raises as
+        :meth:`sign_json`."""
+        if len(body) > LONG_BYTES:  # to read it takes so long that others would feel it
+            queue, request = await Call(partial(self._prepare, body))
+        else:
+            queue, request = self._prepare(body)
+        text = await queue.receipt(request)
+        return NULL if text is None else text
 
     def _prepare(self, body: Bytes) -> tuple[Queue, Prepared]:
         """The queue a request is for, and the request as that queue reads it."""
@@ -328,7 +336,7 @@ class Middleware:
     def sign_later_json(self, body: Bytes) -> Future[bytes | None]:
         """As :meth:`sign_later`, for a request in JSON."""
         queue, prepared = self._prepare(body)
-        return queue.sign_later(prepared)
+        return self._stepper.submit(queue.put_in_line(prepared))
 
     def queue(self, queue_id: str | None = None) -> Queue:
         """The queue ``queue_id``, or the only one. Raises ReceiptRejected if that is not clear."""
@@ -381,7 +389,7 @@ class Middleware:
             row.queue_no,
             queue.queue_id,
             self.config.cash_box_id,
-            lambda: (self._bindings.get(scu_id) or no_scu(scu_id)).scu,
+            lambda: (self.bindings.get(scu_id) or no_scu(scu_id)).scu,
             dsfinvk_options(queue.settings),
         )
         return journals.stream(source, journal_type, from_ticks, to_ticks, max_chunk_size)
@@ -453,7 +461,7 @@ class Middleware:
     def timings(self) -> list[TseTimings]:
         """How busy each TSE is and how long calls wait for it, since the host was opened. From memory."""
         return [
-            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self._bindings.items()
+            host_timings.of_scheduler(scu_id, binding.scheduler) for scu_id, binding in self.bindings.items()
         ]
 
     def transactions(self) -> list[TseTransactions]:
@@ -465,7 +473,7 @@ class Middleware:
         rows = self.store.queues()
         return [
             self._transactions(scu_id, binding, rows)
-            for scu_id, binding in self._bindings.items()
+            for scu_id, binding in self.bindings.items()
             if any(row.ftSignaturCreationUnitDEId == scu_id for row in rows)
         ]
 
@@ -519,7 +527,7 @@ class Middleware:
 
     def _ask(self, scu_id: str, *, recent_s: float = 0) -> TseReport:
         """Ask one TSE, unless it has signed for somebody in the last ``recent_s`` seconds or is in use."""
-        binding = self._bindings.get(scu_id)
+        binding = self.bindings.get(scu_id)
         reachable: bool | None = False
         ready = False
         if binding is None:
@@ -619,7 +627,7 @@ class Middleware:
 
     @staticmethod
     def _open_at(binding: ScuBinding) -> TseInfo:
-        return binding.scu.get_tse_info(Deadline(INFO_TIMEOUT_S))
+        return binding.scu.get_tse_info(Deadline(INFO_S))
 
     # ---- life -----------------------------------------------------------------------------------
 
@@ -646,11 +654,9 @@ class Middleware:
         """
         self.upkeep.close()
         self._monitor.close()
-        for queue in self._queues.values():
-            queue.close()
-        self._crew.close()
+        self._stepper.close()
         self._export_runner.close()
-        for binding in self._bindings.values():
+        for binding in self.bindings.values():
             binding.close()
         self.store.close()
 
@@ -672,11 +678,6 @@ def open_middleware(data: str | Path, *, create: bool = False, clock: Clock = cl
     if create and not (folder / configs.FILE_NAME).exists():
         configs.save(folder, configs.new_config())
     return Middleware(configs.load(folder), folder, clock=clock, background_exports=True)
-
-
-def _text(queue: Queue, request: Prepared) -> bytes:
-    text = queue.sign(request)
-    return NULL if text is None else text
 
 
 class _Attempts:

@@ -6,12 +6,12 @@ decoded into the models. Decimals go from text to :class:`decimal.Decimal` and n
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final
 
 import msgspec
 
-from fiskal import core
 from fiskal.errors import ReceiptRejected
 from fiskal.pos.models import (
     EchoRequest,
@@ -20,6 +20,7 @@ from fiskal.pos.models import (
     ReceiptRequest,
     ReceiptResponse,
 )
+from fiskal.pos.prepared import prepare
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 _request_decoder: Final = msgspec.json.Decoder(ReceiptRequest)
@@ -37,20 +38,26 @@ _JOURNAL_NAMES: Final = {
 
 
 def decode_request(data: bytes) -> ReceiptRequest:
-    """Read a ReceiptRequest in the tolerant dialect (see :func:`fiskal.core.prepare`).
+    """Read a ReceiptRequest in the tolerant dialect (see :func:`fiskal.pos.prepared.prepare`).
 
     Raises :class:`ReceiptRejected` if it cannot be accepted. Moments come out as UTC.
     """
-    return _request_decoder.decode(core.prepare(data).canonical)
+    return _request_decoder.decode(prepare(data).canonical)
 
 
 def decode_canonical(canonical: bytes) -> ReceiptRequest:
-    """Read a request from its canonical text, as the core made it or the journal holds it."""
-    return _request_decoder.decode(canonical)
+    """Read a request from its canonical text, as the core made it or the journal holds it.
+
+    Raises :class:`msgspec.ValidationError` for what the core cannot have written, ``"Amount":"NaN"`` among it.
+    """
+    request = _request_decoder.decode(canonical)
+    if _may_hold_not_finite(canonical):
+        _require_finite(request, msgspec.ValidationError)
+    return request
 
 
 def encode_request(request: ReceiptRequest) -> bytes:
-    """Write a request as JSON, decimals as numbers; input for :func:`fiskal.core.prepare`.
+    """Write a request as JSON, decimals as numbers; input for :func:`fiskal.pos.prepared.prepare`.
 
     Raises :class:`ReceiptRejected` for what JSON cannot carry, as reading it would: an amount that is NaN or
     infinite, a text with half a surrogate pair.
@@ -63,33 +70,62 @@ def encode_request(request: ReceiptRequest) -> bytes:
             f"a text of the request is not valid Unicode: {error}",
             hint="surrogates must come in pairs",
         ) from error
-    if b"NaN" in data or b"Infinity" in data:  # in a text, or not a number
-        _require_finite("", request)
-        for name, items in (("cbChargeItems", request.cb_charge_items), ("cbPayItems", request.cb_pay_items)):
-            for index, item in enumerate(items or ()):
-                _require_finite(f"{name}[{index}].", item)
+    except ValueError:  # msgspec since 0.23 refuses NaN itself, and does not say where
+        _refuse_not_finite(request)
+        raise
+    if _may_hold_not_finite(data):
+        _refuse_not_finite(request)
     return data
 
 
-def _require_finite(path: str, struct: object) -> None:
-    if not isinstance(struct, msgspec.Struct):
-        return  # the core says what is wrong with it
-    for member in msgspec.structs.fields(struct):
-        value = getattr(struct, member.name)
-        if isinstance(value, Decimal) and not value.is_finite():
-            raise ReceiptRejected(
-                "JSON_NOT_A_NUMBER",
-                f"{path}{member.encode_name} must be a number, not {value}",
-                field=f"{path}{member.encode_name}",
-                hint="send a decimal number",
-            )
+def _refuse_not_finite(request: ReceiptRequest) -> None:
+    for path, value in _not_finite(request):
+        raise ReceiptRejected(
+            "JSON_NOT_A_NUMBER",
+            f"{path} must be a number, not {value}",
+            field=path,
+            hint="send a decimal number",
+        )
+
+
+def _require_finite(message: msgspec.Struct, error: type[Exception]) -> None:
+    for path, value in _not_finite(message):
+        raise error(f"{path} must be a number, not {value}")
+
+
+def _may_hold_not_finite(data: bytes) -> bool:
+    """Quick to say no. The words also stand in texts, so yes means: look at the members."""
+    return b"NaN" in data or b"Infinity" in data
+
+
+def _not_finite(value: object, path: str = "") -> Iterator[tuple[str, Decimal]]:
+    """The decimals of a message that are NaN or infinite, with their places: ``cbPayItems[1].Amount``."""
+    if isinstance(value, Decimal):
+        if not value.is_finite():
+            yield path, value
+    elif isinstance(value, msgspec.Struct):
+        for member in msgspec.structs.fields(value):
+            where = f"{path}.{member.encode_name}" if path else member.encode_name
+            yield from _not_finite(getattr(value, member.name), where)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
 
 
 def encode_response(response: ReceiptResponse) -> bytes:
     """Write a response as it is stored, hashed and sent: compact, members in the order of the interface,
     optional members without value left out, everything but control characters, U+0085, U+2028 and U+2029
-    as UTF-8."""
-    data = _encoder.encode(response)
+    as UTF-8.
+
+    Raises ValueError for an amount that is NaN or infinite.
+    """
+    try:
+        data = _encoder.encode(response)
+    except ValueError:  # as for a request
+        _require_finite(response, ValueError)
+        raise
+    if response.ft_charge_items or response.ft_pay_items:  # nothing else of a response is a decimal
+        _require_finite(response, ValueError)
     if data.isascii():
         return data
     if b"\xc2\x85" in data:
@@ -102,8 +138,14 @@ def encode_response(response: ReceiptResponse) -> bytes:
 
 
 def decode_response(data: bytes | str) -> ReceiptResponse:
-    """Read a response. Raises :class:`msgspec.ValidationError` if a required member is missing."""
-    return _response_decoder.decode(data)
+    """Read a response.
+
+    Raises :class:`msgspec.ValidationError` if a required member is missing or an amount is a text like ``"NaN"``.
+    """
+    response = _response_decoder.decode(data)
+    if response.ft_charge_items or response.ft_pay_items:
+        _require_finite(response, msgspec.ValidationError)
+    return response
 
 
 def _without_bom(data: bytes) -> bytes:

@@ -8,19 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final, cast
 
 import msgspec
 
 from fiskal.errors import FiskalError
-from fiskal.scu.contract import Deadline, Scu, TseInfo
+from fiskal.scu.client import INFO_S
+from fiskal.scu.contract import Capabilities, Deadline, Probes, Reserves, Scu, TseInfo
+from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import Misconfigured, ScuError, Unreachable
 from fiskal.scu.scheduler import Scheduler
 from fiskal.store import ScuRow
 
 _log = logging.getLogger("fiskal.queue")
-
-INFO_TIMEOUT_S = 15.0
-"""How long a TseInfo nobody waits for may take."""
 
 
 class ScuBinding:
@@ -37,10 +37,6 @@ class ScuBinding:
         row: ScuRow | None = None,
     ) -> None:
         self.scu_id = scu_id
-        self.in_process = False
-        """The TSE computes in this process; to call it is work, not waiting."""
-        self.computes_only = False
-        """Transaction calls wait for nothing but their turn at the TSE."""
         self.export_lock = threading.Lock()
         """Held for the length of a TAR export of the TSE; no other call waits for it."""
         self.signed_at: float | None = None
@@ -65,6 +61,11 @@ class ScuBinding:
         return self._scu if self._scu is not None else self._connect()
 
     @property
+    def capabilities(self) -> Capabilities:
+        """What the SCU declares; until it is open, that nothing is known of it."""
+        return _UNKNOWN if self._scu is None else self._scu.capabilities
+
+    @property
     def opened(self) -> Scu | None:
         """The SCU if it is open."""
         return self._scu
@@ -76,25 +77,22 @@ class ScuBinding:
     @property
     def scheduler(self) -> Scheduler | None:
         """The line in front of the TSE; None while the SCU is not open, or if it is served elsewhere."""
-        found = getattr(self._scu, "scheduler", None)
-        return found if isinstance(found, Scheduler) else None
+        return self._scu.scheduler if isinstance(self._scu, ScuCore) else None
 
     def back_to_back(self, client_id: str, timeout_s: float) -> AbstractContextManager[None]:
         """Within the block this thread's calls follow each other at the TSE, if the SCU is open and can see to that.
 
         Raises ScuError when the TSE stays busy with others for so long.
         """
-        reserve: Callable[[str, Deadline], AbstractContextManager[None]] | None
-        reserve = getattr(self._scu, "back_to_back", None)
-        return nullcontext() if reserve is None else reserve(client_id, Deadline(timeout_s))
+        if self._scu is None or not self.capabilities.reserves:
+            return nullcontext()
+        return cast(Reserves, self._scu).back_to_back(client_id, Deadline(timeout_s))
 
     def _connect(self) -> Scu:
         with self._lock:
             if self._scu is None:
                 try:
                     scu = self._open()
-                    self.in_process = bool(getattr(scu, "in_process", False))
-                    self.computes_only = bool(getattr(scu, "computes_only", False))
                     self._scu = scu
                 except ScuError:
                     raise
@@ -142,13 +140,14 @@ class ScuBinding:
         What it answers is not remembered: a receipt in work shall not find it changed.
         """
         scu = self.scu
-        ask: Callable[[Deadline], TseInfo | None] = getattr(scu, "get_tse_info_if_idle", scu.get_tse_info)
-        return ask(Deadline(timeout_s))
+        if self.capabilities.probes:
+            return cast(Probes, scu).get_tse_info_if_idle(Deadline(timeout_s))
+        return scu.get_tse_info(Deadline(timeout_s))
 
     def refresh(self) -> bool:
         """Ask the TSE; a failure is logged, not raised. True if it answered."""
         try:
-            self.tse_info(Deadline(INFO_TIMEOUT_S))
+            self.tse_info(Deadline(INFO_S))
         except ScuError as error:
             _log.warning("SCU %s does not answer: %s", self.scu_id, error)
             return False
@@ -164,11 +163,31 @@ class ScuBinding:
         self._saved = text
         return self.row._replace(TimeStamp=now, TseInfoJson=text)
 
+    def twin(self) -> ScuBinding:
+        """The same SCU with what is known of it by now; what the twin learns is its own."""
+        return _Twin(self)
+
     def close(self) -> None:
         with self._lock:
             if self._scu is not None:
                 self._scu.close()
                 self._scu = None
+
+
+class _Twin(ScuBinding):
+    """What is known of an SCU by now, for a receipt that may learn more and be forgotten."""
+
+    def __init__(self, real: ScuBinding) -> None:
+        super().__init__(real.scu_id, lambda: real.scu, real.row)
+        self._real = real
+        self.info, self.certification_id = real.info, real.certification_id
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._real.capabilities
+
+
+_UNKNOWN: Final = Capabilities()
 
 
 def no_scu(scu_id: str = "") -> ScuBinding:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from fiskal.errors import ReceiptRejected
 from fiskal.germany import texts
-from fiskal.germany.codes import LAST_RECEIPT_CASE, ReceiptCase
-from fiskal.queue.work import SPECIAL_CASES, Work
+from fiskal.germany.codes import LAST_RECEIPT_CASE
+from fiskal.queue.facts import Facts, Flow
 
 MAX_PROCESS_DATA_BYTES = 65_536
 """Most processData one transaction may have; a TSE takes no more (an order has a line for every item)."""
 
-_NO_TRAINING = SPECIAL_CASES - {ReceiptCase.ZERO}
-_TRANSACTION_STEPS = frozenset(
-    {ReceiptCase.START_TRANSACTION, ReceiptCase.UPDATE_TRANSACTION, ReceiptCase.DELTA_TRANSACTION}
-)
 _IMPLICIT_HINT = "Add 0x0000000100000000 to ftReceiptCase."
 
 
-def name(work: Work) -> str:
+def name(work: Facts) -> str:
     return texts.RECEIPT_NAMES.get(work.case, "POS receipt")
 
 
-def known_case(work: Work) -> None:
+def known_case(work: Facts) -> None:
     if work.case > LAST_RECEIPT_CASE:
         request = work.request
         raise ReceiptRejected(
@@ -33,14 +29,14 @@ def known_case(work: Work) -> None:
         )
 
 
-def payload(work: Work) -> None:
+def payload(work: Facts) -> None:
     """The processData could be built."""
     error = work.request.payload_error()
     if error is not None:
         raise error
 
 
-def size(work: Work) -> None:
+def size(work: Facts) -> None:
     """The TSE can take the processData: found out before a transaction is started for it."""
     length = len(work.request.process_data or b"")
     if length > MAX_PROCESS_DATA_BYTES:
@@ -53,10 +49,10 @@ def size(work: Work) -> None:
         )
 
 
-def flow(work: Work) -> None:
+def flow(work: Facts) -> None:
     """E-IMPL, E-EXPL, E-TRAIN, E-ITEMS: flags and items that contradict the case."""
-    case = work.case
-    if case in SPECIAL_CASES:
+    flow = work.kind.flow
+    if flow is Flow.IMPLICIT:
         if not work.implicit:
             raise ReceiptRejected(
                 "IMPLICIT_FLOW_REQUIRED",
@@ -64,7 +60,7 @@ def flow(work: Work) -> None:
                 field="ftReceiptCase",
                 hint=_IMPLICIT_HINT,
             )
-        if case in _NO_TRAINING and work.training:
+        if work.training and not work.kind.may_train:
             raise ReceiptRejected(
                 "TRAINING_NOT_ALLOWED",
                 f"ReceiptCase {work.case_text} can not use 'TrainingMode' flag.",
@@ -78,7 +74,7 @@ def flow(work: Work) -> None:
                 field="cbChargeItems" if work.request.charge_count else "cbPayItems",
                 hint="Send empty arrays; sell with a receipt of its own.",
             )
-    elif case in _TRANSACTION_STEPS:
+    elif flow is Flow.EXPLICIT:
         if work.implicit:
             raise ReceiptRejected(
                 "EXPLICIT_FLOW_REQUIRED",
@@ -86,11 +82,11 @@ def flow(work: Work) -> None:
                 field="ftReceiptCase",
                 hint="Remove 0x0000000100000000 from ftReceiptCase.",
             )
-    elif case == ReceiptCase.FAIL_TRANSACTION:
+    elif flow is Flow.FAIL:
         _fail_transaction_flow(work)
 
 
-def _fail_transaction_flow(work: Work) -> None:
+def _fail_transaction_flow(work: Facts) -> None:
     if work.reference and work.implicit:
         raise ReceiptRejected(
             "EXPLICIT_FLOW_REQUIRED",

@@ -15,10 +15,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from fiskal.clock import Clock
+from fiskal.conversation import Call
 from fiskal.core import format_ticks_ms
 from fiskal.errors import FiskalError, StoreError
 from fiskal.queue.binding import ScuBinding
@@ -285,12 +287,12 @@ class ExportRunner:
         self._threads: dict[str, threading.Thread] = {}
         self._stop = threading.Event()
 
-    def submit(self, scu_id: str, job: Job, *, at_once: bool = False) -> None:
+    async def submit(self, scu_id: str, job: Job, *, at_once: bool = False) -> None:
         """Run ``job``, after those of the same SCU that came before; with ``at_once`` it is not held."""
         if self._stop.is_set():
             return
         if not self._background:
-            job(self._pause)
+            await Call(partial(job, self._pause))
             return
         with self._condition:
             self._waiting.setdefault(scu_id, deque()).append((job, at_once))

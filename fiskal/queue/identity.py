@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import uuid
 
-from fiskal.core import Prepared
 from fiskal.errors import ReceiptRejected
 from fiskal.germany.codes import COUNTRY, VERSION_MASK, ReceiptFlag
+from fiskal.pos.prepared import Prepared
 
 _GUID_HEX = re.compile(
     r"\{\s*0x([0-9a-f]{1,8})\s*,\s*0x([0-9a-f]{1,4})\s*,\s*0x([0-9a-f]{1,4})\s*,\s*\{\s*"

@@ -7,43 +7,39 @@ from typing import Any
 
 from fiskal.germany import signatures
 from fiskal.germany.codes import ReceiptCase, State
+from fiskal.queue.effects import Action, Outcome
+from fiskal.queue.facts import Facts
 from fiskal.queue.receipts import closings
-from fiskal.queue.work import Action, Outcome, Work
 from fiskal.scu.errors import ScuError
 from fiskal.store.interface import FailedTransactionRow
 
 _log = logging.getLogger("fiskal.queue")
 
-EXEMPT_FROM_FAILED_MODE = frozenset(
-    {
-        ReceiptCase.ZERO,
-        ReceiptCase.FAIL_TRANSACTION,
-        ReceiptCase.OUT_OF_OPERATION,
-        ReceiptCase.INITIATE_SCU_SWITCH,
-        ReceiptCase.FINISH_SCU_SWITCH,
-    }
-)
-"""Cases that talk to the TSE even in failed mode."""
-
-
 WHY = "TSE communication failed ("
 """How the journal entry begins that says why failed mode was entered, or why it could not be left."""
 
-_CLOSINGS = frozenset({ReceiptCase.MONTHLY_CLOSING, ReceiptCase.YEARLY_CLOSING, ReceiptCase.DAILY_CLOSING})
 
-
-def disabled_queue(work: Work, *, first: bool) -> Outcome:
-    """A queue that was not started or is stopped: journalled, not signed. ``first`` of this process run."""
-    if first:
+def disabled_queue(work: Facts) -> Outcome:
+    """A queue that was not started or is stopped: journalled, not signed. Said once in each run of the process."""
+    state = work.state
+    if work.case == ReceiptCase.INITIAL_OPERATION:
+        work.actions.append(
+            Action(
+                None,
+                f"Queue {state.queue_id} is de-activated, initial-operations-receipt can not be executed.",
+            )
+        )
+    if not state.told_disabled:
+        state.told_disabled = True
         work.actions.append(
             Action(None, f"QueueId {work.state.queue_id} was not activated or already deactivated")
         )
     return Outcome([], state=State.OUT_OF_SERVICE)
 
 
-def disabled_scu(work: Work) -> Outcome:
+def disabled_scu(work: Facts) -> Outcome:
     """An SCU switch was initiated and not finished: journalled, not signed, whatever it is."""
-    if work.case in _CLOSINGS:
+    if work.kind.is_closing:
         _log.warning(
             "queue %s: a closing came while an SCU switch is in progress; it closes and counts nothing. Finish "
             "the switch and send it again",
@@ -53,7 +49,7 @@ def disabled_scu(work: Work) -> Outcome:
     return Outcome([], state=State.SCU_SWITCH)
 
 
-def late_signing(work: Work) -> Outcome:
+def late_signing(work: Facts) -> Outcome:
     """Flag 0x10000: a receipt from the time the middleware was out of reach."""
     state, moment = work.state, work.request.receipt_moment_ticks
     first = moment if state.used_failed_min is None else min(state.used_failed_min, moment)
@@ -70,12 +66,12 @@ def late_signing(work: Work) -> Outcome:
     )
 
 
-def handwritten(work: Work) -> Outcome:
+def handwritten(work: Facts) -> Outcome:
     """Flag 0x80000: a receipt written by hand while the register was down."""
     return Outcome([signatures.handwritten(work.request.receipt_moment_ticks)])
 
 
-def failed(work: Work, error: ScuError | None = None) -> Outcome:
+def failed(work: Facts, error: ScuError | None = None) -> Outcome:
     """The circuit breaker is open: journal and answer without the TSE.
 
     ``error`` is what opened it, None for a receipt that came later. Nothing is ever refused because a TSE
@@ -92,12 +88,17 @@ def failed(work: Work, error: ScuError | None = None) -> Outcome:
         work.actions.append(Action(None, f"{WHY}{type(error).__name__} {error.code}): {error}"))
     if not work.implicit:
         _remember(work)
-    if work.case in _CLOSINGS:
+    if work.kind.is_closing:
         updates.update(closings.without_tse(work))
-    return Outcome([signatures.failed(since, state.fail_count + 1)], state=State.SCU_FAILED, updates=updates)
+    return Outcome(
+        [signatures.failed(since, state.fail_count + 1)],
+        state=State.SCU_FAILED,
+        updates=updates,
+        failure="" if error is None else str(error),
+    )
 
 
-def _remember(work: Work) -> None:
+def _remember(work: Facts) -> None:
     """Note what the zero receipt has to make good on the TSE for the explicit flow."""
     reference, case, effects = work.reference, work.case, work.effects
     if case == ReceiptCase.START_TRANSACTION:
@@ -112,7 +113,7 @@ def _remember(work: Work) -> None:
             effects.failed_finishes[reference] = _row(work, known.TransactionNumber)
 
 
-def _row(work: Work, number: int | None) -> FailedTransactionRow:
+def _row(work: Facts, number: int | None) -> FailedTransactionRow:
     return FailedTransactionRow(
         work.state.queue_no,
         work.reference,

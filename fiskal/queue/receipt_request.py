@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from fiskal.core import Prepared, parse_moment, prepare
+from fiskal.core import parse_moment
 from fiskal.germany.codes import CASE_MASK, ReceiptFlag, State
 from fiskal.pos import ReceiptRequest, decode_request, decode_response, encode_request
+from fiskal.pos.prepared import Prepared, prepare
 from fiskal.store import Store, StoredItem
 
 _FLAG = int(ReceiptFlag.RECEIPT_REQUEST)

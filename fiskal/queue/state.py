@@ -36,6 +36,7 @@ class QueueState:
         "scu_id",
         "start_moment",
         "stop_moment",
+        "told_disabled",
         "used_failed_count",
         "used_failed_max",
         "used_failed_min",
@@ -68,6 +69,8 @@ class QueueState:
         self.daily_closing_number = row.DailyClosingNumber
         self.master_data = master_data
         """The stored master data as JSON."""
+        self.told_disabled = False
+        """The action journal says already that a receipt came while the queue is not in operation."""
         self.migrated = migrated
         """The queue goes on in another installation; this one signs nothing more."""
 

@@ -164,6 +164,18 @@ class SqliteCallStore:
         rows = self._read("SELECT transaction_number, client_id, start_time_utc FROM scu_open_tx")
         return {int(str(number)): (str(client_id), int(str(start))) for number, client_id, start in rows}
 
+    def answered_counter(self, transaction_number: int) -> int:
+        """The greatest signatureCounter an update of this transaction was answered with; 0 without any.
+
+        For drivers that look a lost update up in the log: one behind it is the lost one.
+        """
+        rows = self._read(
+            "SELECT response_json FROM scu_call WHERE op='update' AND transaction_number=? AND state='DONE'",
+            (transaction_number,),
+        )
+        answered = (msgspec.json.decode(str(row[0]), type=Signed) for row in rows if row[0] is not None)
+        return max((signed.signature_counter for signed in answered), default=0)
+
     def latest(self, call: Call) -> StoredCall | None:
         rows = self._read(
             "SELECT generation, state, request_sha256, pre_open_numbers, response_json FROM scu_call "

@@ -12,12 +12,14 @@ import enum
 import random
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from fiskal.scu.contract import (
     EMPTY_GUID,
+    Capabilities,
     Deadline,
     EndExportSessionRequest,
     EndExportSessionResponse,
@@ -46,6 +48,8 @@ from fiskal.scu.contract import (
 from fiskal.scu.errors import OutcomeUnknown, ScuError, Unreachable
 
 ECHO_S: Final = 5.0
+INFO_S: Final = 15.0
+"""How long a TseInfo nobody waits for may take."""
 ADMINISTRATION_S: Final = 120.0
 """State, clients, time and self test of a hardware TSE take long."""
 ADMINISTRATION_ATTEMPTS: Final = 2
@@ -68,6 +72,19 @@ class RetryPolicy(NamedTuple):
     delay_s: float = 2.0
 
 
+class ImplicitAnswer(NamedTuple):
+    """What became of the two calls of an implicit receipt, of which the first was executed: ``finish`` or
+    ``error``."""
+
+    start: StartTransactionResponse
+    finish: FinishTransactionResponse | None
+    error: BaseException | None
+
+
+def _reserve_nothing(client_id: str, seconds: float) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class Settled(enum.Enum):
     """What is known of a call without an answer, and so what may follow."""
 
@@ -80,10 +97,11 @@ class ScuClient:
     """Implements :class:`fiskal.scu.contract.Scu` over the SCU that ``connect`` gives (or raises ScuError).
 
     A TSE that computes in this process has no way on which a call could get lost: it is asked once. The
-    ``deadline`` of a call bounds all its attempts together. ``signed`` is called when the TSE has signed.
+    ``deadline`` of a call bounds all its attempts together. ``signed`` is called when the TSE has signed;
+    ``reserve(client id, seconds)`` is the block in which calls of a thread follow each other at the TSE.
     """
 
-    __slots__ = ("_connect", "_policy", "_signed", "_sleep")
+    __slots__ = ("_connect", "_policy", "_reserve", "_signed", "_sleep")
 
     def __init__(
         self,
@@ -92,11 +110,18 @@ class ScuClient:
         *,
         sleep: Callable[[float], None] = pause,
         signed: Callable[[], None] | None = None,
+        reserve: Callable[[str, float], AbstractContextManager[None]] = _reserve_nothing,
     ) -> None:
+        self._reserve = reserve
         self._connect = connect
         self._policy = policy
         self._sleep = sleep
         self._signed = signed
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the SCU. Raises ScuError while it cannot be opened."""
+        return self._connect().capabilities
 
     # ---- repetition -----------------------------------------------------------------------------
 
@@ -137,7 +162,7 @@ class ScuClient:
             wait = policy.delay_s if failure.retry_after_ms is None else failure.retry_after_ms / 1000
             if (
                 number >= limit
-                or getattr(scu, "in_process", False)
+                or (scu is not None and scu.capabilities.in_process)
                 or (deadline is not None and deadline.remaining() <= wait + SPARE_S)
             ):
                 raise failure if doubt is None else doubt
@@ -181,7 +206,7 @@ class ScuClient:
             return getattr(scu, method)(sent, until)
 
         def settle(scu: Scu) -> Settled:
-            if request.queue_item_id != EMPTY_GUID and getattr(scu, "deduplicates", False):
+            if request.queue_item_id != EMPTY_GUID and scu.capabilities.deduplicates:
                 return Settled.RECOGNISED
             if isinstance(request, FinishTransactionRequest) and self._is_open(scu, request, deadline):
                 return Settled.NOT_EXECUTED
@@ -218,11 +243,43 @@ class ScuClient:
         response: FinishTransactionResponse = self._transaction("finish_transaction", request, deadline)
         return response
 
+    def implicit_transaction(self, request: FinishTransactionRequest) -> ImplicitAnswer:
+        """Start a transaction and finish it with ``request``, whose number does not count, back to back.
+
+        A failure of the start is raised; one of the finish is part of the answer, because the start stands.
+        """
+        with self._reserve(request.client_id, self._policy.timeout_s):
+            start = self.start_transaction(
+                StartTransactionRequest(
+                    client_id=request.client_id,
+                    queue_item_id=request.queue_item_id,
+                    is_retry=request.is_retry,
+                )
+            )
+            try:
+                finish = self.finish_transaction(
+                    FinishTransactionRequest(
+                        client_id=request.client_id,
+                        transaction_number=start.transaction_number,
+                        process_type=request.process_type,
+                        process_data_base64=request.process_data_base64,
+                        queue_item_id=request.queue_item_id,
+                        is_retry=request.is_retry,
+                    )
+                )
+            except BaseException as error:  # also Ctrl-C: that the start stands must not be lost over it
+                return ImplicitAnswer(start, None, error)
+            return ImplicitAnswer(start, finish, None)
+
     # ---- state, clients, time: each leads to a state and may be repeated ------------------------------
 
     def get_tse_info(self, deadline: Deadline | None = None) -> TseInfo:
         info: TseInfo = self._repeat(lambda scu, until, _: scu.get_tse_info(until), deadline)
         return info
+
+    def get_tse_info_once(self) -> TseInfo:
+        """TseInfo for which nobody waits long: one attempt."""
+        return self._connect().get_tse_info(Deadline(INFO_S))
 
     def _administer(self, method: str, deadline: Deadline | None, *request: Any) -> Any:
         return self._repeat(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import time
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import msgspec
@@ -241,6 +242,28 @@ class Deadline:
         return time.monotonic() >= self.at
 
 
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What an SCU can do beside its 15 methods, and what a call to it means. Declared, so that nobody has to probe.
+
+    The defaults are those of a foreign SCU, of which nothing is known.
+    """
+
+    in_process: bool = False
+    """The TSE computes in this process: there is no way on which a call could get lost."""
+    computes_only: bool = False
+    """Transaction calls wait for nothing but their turn: no device, no network, no flush of a disk."""
+    deduplicates: bool = False
+    """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
+    recalls: bool = False
+    """It is a :class:`Recalls`: it can be asked what it executed."""
+    reserves: bool = False
+    """It is a :class:`Reserves`: calls can be made back to back."""
+    probes: bool = False
+    """It is a :class:`Probes`: it can be asked without being in anybody's way."""
+    parallel_calls: int = 1
+    """How many transaction calls the TSE takes at once."""
+
+
 class Recalls(Protocol):
     """What an SCU offers beside :class:`Scu` if it keeps a record of its calls: to ask without calling.
 
@@ -261,11 +284,31 @@ class Recalls(Protocol):
     ) -> FinishTransactionResponse | None: ...
 
 
+class Reserves(Protocol):
+    """What an SCU offers beside :class:`Scu` if calls of one thread can follow each other at its TSE."""
+
+    def back_to_back(self, client_id: str, deadline: Deadline | None = None) -> AbstractContextManager[None]:
+        """Within the block the calls of this thread have the TSE alone. Raises ``Unreachable`` BUSY when the TSE stays
+        busy with others until the deadline."""
+        ...
+
+
+class Probes(Protocol):
+    """What an SCU offers beside :class:`Scu` if it knows whether its TSE is in use."""
+
+    def get_tse_info_if_idle(self, deadline: Deadline | None = None) -> TseInfo | None:
+        """TseInfo, or None at once if somebody uses the TSE."""
+        ...
+
+
 class Scu(Protocol):
     """The 15 methods of IDESSCD (tse-abstraction §2). All may be called from many threads.
 
     Every method raises :class:`fiskal.scu.errors.ScuError`; its class says whether the call was executed.
     """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def start_transaction(
         self, request: StartTransactionRequest, deadline: Deadline | None = None

@@ -14,16 +14,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 import msgspec
-from cryptography import x509
 
 from fiskal.clock import Clock, from_unix, now
 from fiskal.errors import ConfigurationError, FiskalError
+from fiskal.lazy import LazyModule
 from fiskal.scu.callstore import CallState, CallStore
 from fiskal.scu.contract import (
     EMPTY_GUID,
+    Capabilities,
     Deadline,
     EndExportSessionRequest,
     EndExportSessionResponse,
@@ -74,9 +75,13 @@ from fiskal.scu.refusals import (
 from fiskal.scu.scheduler import Scheduler, Urgency
 from fiskal.scu.signcheck import MODES, Mode, SignTimeCheck, key_fault, mismatch
 from fiskal.tse.algorithms import AlgorithmNotSupported, KeyNotUsable
-from fiskal.tse.certificates import CertificateError, load_certificates
 from fiskal.tse.tar import Sink
 from fiskal.tse.verify import SignatureCheck
+
+if TYPE_CHECKING:
+    from fiskal.tse import certificates
+else:  # brings X.509 along, needed when a TSE is looked at
+    certificates = LazyModule("fiskal.tse.certificates")
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +121,7 @@ class ScuCore:
             raise ConfigurationError("This TSE does not remember its calls: give ScuCore a call store.")
         self.observer: Observer | None = None
         self._driver = driver
+        self._capabilities = Capabilities(deduplicates=True, recalls=True, reserves=True, probes=True)
         self._calls = None if driver.remembers_calls else calls
         self._clock = clock
         self._info_cache_s = info_cache_s
@@ -150,18 +156,15 @@ class ScuCore:
         self._info = None  # the TSE is looked at anew
         self._seen_at = _NEVER
 
-    deduplicates = True
-    """A call that comes again with IsRetry and its QueueItemId is answered, not executed a second time."""
-
     @property
-    def in_process(self) -> bool:
-        """The TSE computes in this process."""
-        return self._driver.key_in_process
-
-    @property
-    def computes_only(self) -> bool:
-        """Transaction calls wait for nothing but their turn."""
-        return self._driver.computes_only
+    def capabilities(self) -> Capabilities:
+        """What the driver's TSE is, with what every SCU of this class can do."""
+        declared, driver = self._capabilities, self._driver
+        if declared.in_process != driver.key_in_process or declared.computes_only != driver.computes_only:
+            declared = self._capabilities = msgspec.structs.replace(
+                declared, in_process=driver.key_in_process, computes_only=driver.computes_only
+            )
+        return declared
 
     # ---- turns ------------------------------------------------------------------------------
 
@@ -525,7 +528,10 @@ class ScuCore:
         if row.signed is not None:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
-        outcome = self._driver.reconcile(call, row.open_before, deadline)
+        open_before = row.open_before
+        if open_before is not None:  # transactions of other calls, begun since, are not this one's either
+            open_before |= self._calls.open_transactions().keys()
+        outcome = self._driver.reconcile(call, open_before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call
         if outcome is Verdict.STILL_UNKNOWN:
@@ -657,7 +663,9 @@ class ScuCore:
     def start_export_session(
         self, request: StartExportSessionRequest, deadline: Deadline | None = None
     ) -> StartExportSessionResponse:
-        return self._start_export(Selection(client_id=request.client_id or None), request.erase, deadline)
+        return self._start_export(
+            Selection(client_id=request.client_id or None, erase=request.erase), request.erase, deadline
+        )
 
     def start_export_session_by_time_stamp(
         self, request: StartExportSessionByTimeStampRequest, deadline: Deadline | None = None
@@ -854,8 +862,8 @@ def _expiry(info: TseInfo) -> int | None:
     if not info.certificates_base64:
         return None
     try:
-        leaf: x509.Certificate = load_certificates(base64.b64decode(info.certificates_base64[0]))[0]
-    except (CertificateError, ValueError):
+        leaf = certificates.load_certificates(base64.b64decode(info.certificates_base64[0]))[0]
+    except (certificates.CertificateError, ValueError):
         log.warning("the certificate of TSE %s cannot be read", info.serial_number_octet)
         return None
     return from_unix(int(leaf.not_valid_after_utc.timestamp()))

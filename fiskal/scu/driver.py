@@ -42,8 +42,8 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
 
     An update that the TSE keeps for later has ``signature_counter`` 0 and an empty signature.
     ``start_time_stamp`` is given with a finish if the driver knows it. ``log_message`` is the complete
-    message if the driver has it; otherwise it is rebuilt where a signature is checked. ``mismatch`` is set by
-    the core.
+    message if the driver has it; otherwise it is rebuilt where a signature is checked. ``filler`` is what the
+    driver had to send in the place of empty process data, where a vendor takes none. ``mismatch`` is set by the core.
     """
 
     transaction_number: int
@@ -53,6 +53,7 @@ class Signed(msgspec.Struct, frozen=True, gc=False):
     start_time_stamp: int | None = None
     log_message: bytes | None = None
     mismatch: Mismatch | None = None
+    filler: bytes = b""
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -76,6 +77,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     first_number: int | None = None
     last_number: int | None = None
     after_counter: int = 0
+    erase: bool = False
+    """What is exported is to be erased afterwards: a device that can only erase right behind an export waits for it."""
 
     @property
     def by_transaction(self) -> bool:
@@ -171,8 +174,8 @@ class Driver(Protocol):
     ) -> Signed | Verdict:
         """Find out whether a call without an answer was executed.
 
-        ``open_before`` are the open numbers from before a start, None if unknown. Asked only if not
-        ``remembers_calls``.
+        ``open_before`` are the open numbers from before a start and those that other calls have opened since, None
+        if unknown. Asked only if not ``remembers_calls``.
         """
         ...
 

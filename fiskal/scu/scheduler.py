@@ -15,13 +15,10 @@ import enum
 import heapq
 import itertools
 import time
-from _thread import allocate_lock
+from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from greenlet import getcurrent, greenlet
-
-from fiskal.fibers import Gate, new_gate
 from fiskal.histogram import Histogram
 from fiskal.scu.contract import Deadline
 from fiskal.scu.errors import Unreachable
@@ -71,7 +68,8 @@ class _Waiter:
         self.client_id = client_id
         self.background = background
         self.granted = False
-        self.gate: Gate = new_gate()
+        self.gate = allocate_lock()
+        self.gate.acquire()
 
 
 class Scheduler:
@@ -111,8 +109,8 @@ class Scheduler:
         self._due: list[tuple[float, int, _Waiter]] = []
         self._background: list[tuple[float, int, _Waiter]] = []
         self._per_client: dict[str, int] = {}
-        self._owner: greenlet | None = None
-        """The main greenlet of a thread stands for the thread."""
+        self._owner: int | None = None
+        """The thread that has the TSE."""
         self._calls: list[tuple[str, float]] = []
         """What the owner does, the innermost last, and since when."""
         self._waited = 0.0
@@ -137,8 +135,8 @@ class Scheduler:
         Raises Unreachable BUSY when ``deadline`` (None: ``limit_s`` seconds) passes before, or when too many
         wait. A call that gave up leaves no trace in the line.
         """
-        owner = getcurrent()
-        if self._owner is owner:
+        owner = get_ident()
+        if self._owner == owner:
             self._calls.append((operation, self._clock()))
             return
         arrived = self._clock()
@@ -160,7 +158,7 @@ class Scheduler:
 
     def enter_if_idle(self, operation: str) -> bool:
         """Enter if nobody uses the TSE, else False at once."""
-        owner = getcurrent()
+        owner = get_ident()
         with self._mutex:
             if self._owner is not None:
                 return False
@@ -199,7 +197,7 @@ class Scheduler:
         heapq.heappush(self._background if background else self._due, (due, next(self._numbers), waiter))
         return waiter
 
-    def _wait(self, waiter: _Waiter, owner: greenlet, seconds: float) -> None:
+    def _wait(self, waiter: _Waiter, owner: int, seconds: float) -> None:
         try:
             if waiter.gate.acquire(timeout=max(seconds, 0.0)):
                 self._owner = owner
@@ -287,5 +285,5 @@ class Scheduler:
         return result
 
 
-_HANDED_OVER: Final = greenlet()
-"""The owner while the next one is being woken; nobody runs in it."""
+_HANDED_OVER: Final = 0
+"""The owner while the next one is being woken; no thread has this number."""

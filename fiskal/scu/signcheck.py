@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal.clock import TICKS_PER_SECOND
 from fiskal.core import format_ticks
+from fiskal.lazy import LazyModule
 from fiskal.scu.contract import Mismatch, TseInfo
 from fiskal.scu.driver import Call, Signed
 from fiskal.tse.algorithms import point_of, serial_of_point
-from fiskal.tse.certificates import CertificateError, key_of, load_certificates
 from fiskal.tse.logmessage import LogMessage, LogMessageError, parse
 from fiskal.tse.verify import SignatureCheck, Statement
+
+if TYPE_CHECKING:
+    from fiskal.tse import certificates
+else:  # brings X.509 along, needed when a TSE is looked at
+    certificates = LazyModule("fiskal.tse.certificates")
 
 Mode = Literal["failed_mode", "alarm", "off"]
 """What becomes of a receipt whose signature does not hold: it is answered without the TSE, as if that had failed; or
@@ -40,8 +46,11 @@ def key_fault(info: TseInfo, key: ec.EllipticCurvePublicKey) -> str:
     points = []
     for text in info.certificates_base64:
         try:
-            points += [point_of(key_of(each)) for each in load_certificates(base64.b64decode(text))]
-        except (CertificateError, ValueError):
+            points += [
+                point_of(certificates.key_of(each))
+                for each in certificates.load_certificates(base64.b64decode(text))
+            ]
+        except (certificates.CertificateError, ValueError):
             continue
     return OTHER_KEY if points and point not in points else ""
 
@@ -80,6 +89,8 @@ class SignTimeCheck:
             if not remembered:
                 self._keep(call)
             return ""
+        if signed.filler and not call.process_data:
+            call = msgspec.structs.replace(call, process_data=signed.filler)
         fault = self._fault_of_key or self._content(call, signed)
         if fault or remembered:
             return fault

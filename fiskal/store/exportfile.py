@@ -5,15 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 from fiskal.core import format_ticks
 from fiskal.errors import FiskalError
+from fiskal.lazy import LazyModule
 from fiskal.store.interface import Change, JournalDEPartRow, JournalDERow, Store
-from fiskal.tse.archive import ZIP_ERRORS
+
+if TYPE_CHECKING:
+    import zipfile
+
+    from fiskal.tse import archive as archives
+else:  # needed when an export is archived or read
+    zipfile = LazyModule("zipfile")
+    archives = LazyModule("fiskal.tse.archive")
 
 PART_BYTES: Final = 192 << 10
 """Length of a part. A multiple of three, so that the parts can be shown in Base64 one by one; short, because
@@ -156,7 +163,7 @@ class _Tar:
     def read(self, size: int, /) -> bytes:
         try:
             return self._entry.read(size)
-        except ZIP_ERRORS as error:
+        except archives.ZIP_ERRORS as error:
             raise _damaged(self._name, error) from error
 
 
@@ -179,7 +186,7 @@ def open_tar(store: Store, row: JournalDERow) -> Iterator[_Tar]:
             archive = stack.enter_context(zipfile.ZipFile(file))
             (name,) = archive.namelist()
             entry = stack.enter_context(archive.open(name))
-        except ZIP_ERRORS as error:
+        except archives.ZIP_ERRORS as error:
             raise _damaged(row.FileName, error) from error
         yield _Tar(entry, row.FileName)
 

@@ -1,9 +1,9 @@
 """Journals and state behind one small interface.
 
 A store holds all queues of a host. It is written in *changes*: a :class:`Change` is everything one step of
-one receipt alters, and :meth:`Store.commit` makes it durable atomically before it returns. Changes of
-callers that wait at the same time share one disk flush (group commit). Moments are .NET ticks, GUIDs lower
-case text, amounts exact decimal text. Column names are the reference's, because the journals show them.
+one receipt alters. :meth:`Store.submit` takes it in line, and :meth:`Store.flush` makes what waits durable, each
+change as a whole or not at all, with one flush of the disk. Moments are .NET ticks, GUIDs lower case text, amounts
+exact decimal text. Column names are the reference's, because the journals show them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import enum
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
-from fiskal.fairlock import Turn
+from fiskal.conversation import Durable
 
 
 class QueueRow(NamedTuple):
@@ -308,27 +308,20 @@ class StoredItem(NamedTuple):
 class Store(Protocol):
     """A place for the journals of all queues of one host. All methods may be called from many threads."""
 
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
-        """Make ``change`` durable, then return. Raises StoreError; then nothing of it was stored.
-
-        The caller has ``turn`` when this returns or raises. If it has it already (``in_turn``), it is left
-        while the caller waits.
-        """
-
     @property
-    def can_begin(self) -> bool:
-        """Whether it is worth trying :meth:`begin`."""
+    def flush_s(self) -> float:
+        """What a flush takes on average, in seconds; 0 for a store that has none."""
 
-    def begin(self, change: Change, turn: Turn | None = None) -> bool:
-        """Begin to make ``change`` durable, and return meanwhile. True: the same thread calls :meth:`end` before
-        anything else of the store, and soon. False, and nothing was begun, if that is not possible now.
+    def submit(self, change: Change) -> Durable:
+        """Take ``change`` in line, never waiting; changes become durable in the order they were submitted in."""
 
-        The caller has ``turn``, before and after; it is left if the caller has to wait after all.
-        """
+    def flush(self) -> None:
+        """Make everything durable that was submitted before, and each of these done, with its error if the store
+        refused it. From any thread; who comes while another flushes finds its own done. A refused change never fails
+        its neighbours, and never raises here."""
 
-    def end(self, change: Change) -> None:
-        """Return when what this thread began is durable; at once if it began nothing. Raises StoreError; then
-        nothing of it was stored."""
+    def commit(self, change: Change) -> None:
+        """Submit ``change`` and return when it is durable. Raises StoreError; then nothing of it was stored."""
 
     def queues(self) -> list[QueueRow]: ...
     def queue(self, queue_id: str) -> QueueRow | None: ...

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
-from fiskal.fairlock import Turn
+from fiskal.conversation import Durable
 from fiskal.store.interface import (
     ActionRow,
     Change,
@@ -22,23 +23,28 @@ from fiskal.store.interface import (
 )
 
 
+def _nothing() -> None:
+    """There is nothing to flush."""
+
+
+_DONE: Final = Durable(None, _nothing)
+_DONE.done = True
+
+
 class NullStore:
     """Implements Store without any effect. For measuring only: nothing survives, not even in memory."""
 
-    def commit(self, change: Change, turn: Turn | None = None, *, in_turn: bool = True) -> None:
+    flush_s = 0.0
+
+    def submit(self, change: Change) -> Durable:
+        """Done at once."""
+        return _DONE
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def commit(self, change: Change) -> None:
         """Return at once."""
-        if turn is not None and not in_turn:
-            turn.__enter__()
-
-    can_begin = False
-    """Nothing takes so long."""
-
-    def begin(self, change: Change, turn: Turn | None = None) -> bool:
-        """Nothing is ever begun."""
-        return False
-
-    def end(self, change: Change) -> None:
-        """Nothing was begun."""
 
     def queues(self) -> list[QueueRow]:
         return []

@@ -1,235 +1,167 @@
-"""The tables of a SQLite store and how they came to be.
+"""The tables of a SQLite store.
 
-What a commit costs beyond its flush is the number of pages it changes, so a receipt touches as few B-trees as
-can be: the accepted half of its queue item and three indexes, then one row that is its answer and its entry in
-the receipt journal, and one index.
+What a commit costs beyond its flush is the number of pages it changes. T1 therefore appends one row to a table without
+an index. T2 appends one row too: the answer, which carries the keys of its item, the entry of the receipt journal, the
+totalizer and all four indexes. ``ftQueue`` is written when more than its counters change; the counters come from the
+newest rows (:class:`fiskal.store.reading.SqliteReader`).
 
-Every journal table is append-only under its ``id``: rows of all queues land on the right edge of the same
-B-tree, so a group commit of many queues fills few pages. (Clustering the rows by queue splits pages in the
-middle of the tree instead; it cost three times the WAL bytes and the time.) An answer has the id of its item,
-which a UNIQUE index over the queue and its row finds. Long texts are the last column of their row, so that the
-others are read without them. Moments are .NET ticks in INTEGER, amounts exact decimal TEXT, GUIDs TEXT.
+Rows of all queues land on the right edge of the same B-trees, so a commit of many queues fills few pages. For this a
+row's ``id`` counts through the whole store, GUIDs are stored as 16 bytes that begin with their time
+(:func:`fiskal.queue.ids.new_guid`), and indexes lead with the row number or the TimeStamp and not with the queue.
 
-The schema changes only by adding a function to :data:`MIGRATIONS`. What was applied is recorded in the table
-``fiskal_migration``, in the transaction that applied it.
+An item without an answer is in no index. ``fiskal_mark`` bounds the search for it: every item up to ``answered_below``
+has an answer, but those that ``fiskal_unanswered`` names. The mark is moved every few hundred answers, and what
+``ftQueue`` lacks is then written too. Items beyond the mark are the *tail*.
+
+Long texts are the last column of their row, so that the others are read without them. Moments are .NET ticks in
+INTEGER, amounts exact decimal TEXT. GUIDs are TEXT in the tables that a receipt does not touch.
 """
 
 from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from fiskal.errors import StoreError
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 APPLICATION_ID: Final = 0x66_73_6B_6C
 """``fskl`` in the header of the file: what tells a fiskal store from any other SQLite database."""
 
-Migration = Callable[["Database"], None]
+VERSION: Final = 6
+"""Of the schema. Older ones are brought up to date by :mod:`fiskal.store.migration`."""
 
-MIGRATION_TABLE: Final = "fiskal_migration"
-
-
-def _table(
-    db: Database, name: str, columns: str, *, optional: str = "", pk: str | tuple[str, ...] = "id"
-) -> None:
-    """Create a STRICT table. ``columns`` are ``name:type`` words; those not in ``optional`` are NOT NULL."""
-    types: dict[str, Any] = {"int": int, "str": str, "bytes": bytes}
-    parsed = {word.split(":")[0]: types[word.split(":")[1]] for word in columns.split()}
-    keys = {pk} if isinstance(pk, str) else set()
-    not_null = set(parsed) - set(optional.split()) - keys
-    db.table(name).create(parsed, pk=pk, not_null=not_null, strict=True)
-
-
-_ANSWERS: Final = """
+JOURNALS: Final = """
+CREATE TABLE ftQueueItem (
+    id INTEGER PRIMARY KEY, queue_no INTEGER NOT NULL, ftQueueRow INTEGER NOT NULL, ftQueueItemId BLOB NOT NULL,
+    ftQueueMoment INTEGER NOT NULL, ftQueueTimeout INTEGER NOT NULL, cbReceiptMoment INTEGER NOT NULL,
+    cbTerminalID TEXT, cbReceiptReference TEXT, country TEXT NOT NULL, version TEXT NOT NULL,
+    requestHash TEXT NOT NULL, TimeStamp INTEGER NOT NULL, ProcessingVersion TEXT NOT NULL, request_raw_sha256 BLOB,
+    request TEXT NOT NULL, CONSTRAINT a_guid CHECK (length(ftQueueItemId) = 16)
+) STRICT;
 CREATE TABLE ftQueueItemAnswer (
-    id INTEGER PRIMARY KEY,
-    queue_no INTEGER NOT NULL,
-    ftWorkMoment INTEGER NOT NULL,
-    ftDoneMoment INTEGER NOT NULL,
-    responseHash TEXT NOT NULL,
-    TimeStamp INTEGER NOT NULL,
-    tse_calls TEXT,
-    ftReceiptNumber INTEGER,
-    ftReceiptJournalId TEXT,
-    ftReceiptMoment INTEGER,
-    ftReceiptTotal TEXT,
-    ftReceiptHash TEXT,
-    response TEXT NOT NULL,
-    CONSTRAINT answers_an_item CHECK (id > 0),
+    id INTEGER PRIMARY KEY, queue_no INTEGER NOT NULL, ftQueueRow INTEGER NOT NULL, ftQueueItemId BLOB NOT NULL,
+    cbReceiptReference TEXT, ftWorkMoment INTEGER NOT NULL, ftDoneMoment INTEGER NOT NULL, responseHash TEXT NOT NULL,
+    TimeStamp INTEGER NOT NULL, tse_calls TEXT, ftReceiptNumber INTEGER, ftReceiptJournalId BLOB,
+    ftReceiptMoment INTEGER, ftReceiptTotal TEXT, ftReceiptHash TEXT, ftReceiptTotalizer TEXT, response TEXT NOT NULL,
     CONSTRAINT receipt_or_none CHECK (
         (ftReceiptNumber IS NULL) + (ftReceiptJournalId IS NULL) + (ftReceiptMoment IS NULL)
         + (ftReceiptTotal IS NULL) + (ftReceiptHash IS NULL) IN (0, 5)
     )
-) STRICT
+) STRICT;
+CREATE TABLE ftActionJournal (
+    id INTEGER PRIMARY KEY, ftActionJournalId TEXT NOT NULL, ftQueueId TEXT NOT NULL, ftQueueItemId TEXT NOT NULL,
+    Moment INTEGER NOT NULL, Priority INTEGER NOT NULL, Type TEXT, Message TEXT NOT NULL, DataBase64 TEXT,
+    DataJson TEXT, TimeStamp INTEGER NOT NULL
+) STRICT;
+CREATE TABLE ftJournalDE (
+    id INTEGER PRIMARY KEY, ftJournalDEId TEXT NOT NULL, ftQueueId TEXT NOT NULL, ftQueueItemId TEXT NOT NULL,
+    Number INTEGER NOT NULL, FileName TEXT NOT NULL, FileExtension TEXT NOT NULL, TimeStamp INTEGER NOT NULL,
+    State INTEGER NOT NULL, scu_id TEXT NOT NULL, parts INTEGER NOT NULL, zip_bytes INTEGER NOT NULL,
+    tar_bytes INTEGER NOT NULL, tar_sha256 TEXT NOT NULL, erased INTEGER
+) STRICT;
+CREATE TABLE ftJournalDEPart (
+    id INTEGER PRIMARY KEY, ftJournalDEId TEXT NOT NULL, part INTEGER NOT NULL, data BLOB NOT NULL
+) STRICT;
 """
-"""``id`` is that of the item; who finds no item gives 0. An error answer has no receipt: five NULLs."""
+"""Append-only, and as large as the past. The answer has the ``id`` of its item. ``ftReceiptTotalizer`` says that the
+counters of the queue after this answer are in it and not in ``ftQueue``. The file of an export is stored in parts,
+because it may be larger than memory and than what SQLite takes as one value."""
 
+INDEXES: Final = """
+CREATE UNIQUE INDEX ftQueueItemAnswer_row ON ftQueueItemAnswer (ftQueueRow, queue_no);
+CREATE UNIQUE INDEX ftQueueItemAnswer_id ON ftQueueItemAnswer (ftQueueItemId);
+CREATE INDEX ftQueueItemAnswer_reference ON ftQueueItemAnswer (cbReceiptReference);
+CREATE INDEX ftQueueItemAnswer_TimeStamp ON ftQueueItemAnswer (TimeStamp, queue_no);
+CREATE UNIQUE INDEX ftActionJournal_id ON ftActionJournal (ftActionJournalId);
+CREATE INDEX ftActionJournal_TimeStamp ON ftActionJournal (ftQueueId, TimeStamp);
+CREATE INDEX ftActionJournal_Type ON ftActionJournal (Type, Moment);
+CREATE UNIQUE INDEX ftJournalDE_id ON ftJournalDE (ftJournalDEId);
+CREATE INDEX ftJournalDE_TimeStamp ON ftJournalDE (ftQueueId, TimeStamp);
+CREATE UNIQUE INDEX ftJournalDEPart_id ON ftJournalDEPart (ftJournalDEId, part);
+"""
 
-def _create_journals(db: Database) -> None:
-    """Version 1: the state of the queues, the journals, the transaction tables."""
-    _table(
-        db,
-        "ftQueue",
-        "queue_no:int ftQueueId:str ftCashBoxId:str ftCurrentRow:int ftQueuedRow:int ftReceiptNumerator:int"
-        " ftReceiptTotalizer:str ftReceiptHash:str StartMoment:int StopMoment:int CountryCode:str Timeout:int"
-        " TimeStamp:int ftSignaturCreationUnitDEId:str CashBoxIdentification:str SSCDFailCount:int"
-        " SSCDFailMoment:int SSCDFailQueueItemId:str UsedFailedCount:int UsedFailedMomentMin:int"
-        " UsedFailedMomentMax:int UsedFailedQueueItemId:str DailyClosingNumber:int DeTimeStamp:int",
-        optional="ftReceiptHash StartMoment StopMoment ftSignaturCreationUnitDEId SSCDFailMoment"
-        " SSCDFailQueueItemId UsedFailedMomentMin UsedFailedMomentMax UsedFailedQueueItemId",
-        pk="queue_no",
-    )
-    db.table("ftQueue").create_index(["ftQueueId"], index_name="ftQueue_id", unique=True)
+_FAILED: Final = """
+CREATE TABLE {} (
+    queue_no INTEGER NOT NULL, cbReceiptReference TEXT NOT NULL, TransactionNumber INTEGER, Moment INTEGER NOT NULL,
+    ftQueueItemId TEXT NOT NULL, CashBoxIdentification TEXT NOT NULL, Request TEXT NOT NULL, scu_id TEXT NOT NULL,
+    PRIMARY KEY (queue_no, cbReceiptReference)
+) STRICT;
+"""
 
-    _table(
-        db,
-        "ftQueueItem",
-        "id:int queue_no:int ftQueueRow:int ftQueueItemId:str ftQueueMoment:int ftQueueTimeout:int"
-        " cbReceiptMoment:int cbTerminalID:str cbReceiptReference:str country:str version:str requestHash:str"
-        " TimeStamp:int ProcessingVersion:str request_raw_sha256:bytes request:str",
-        optional="cbTerminalID cbReceiptReference request_raw_sha256",
-    )
-    items = db.table("ftQueueItem")
-    # The number leads and the queue follows: queues of one host count at a similar pace, so that a group commit
-    # of many appends to few pages instead of one page per queue.
-    items.create_index(["ftQueueRow", "queue_no"], index_name="ftQueueItem_row", unique=True)
-    items.create_index(["ftQueueItemId"], index_name="ftQueueItem_id", unique=True)
-    items.create_index(["cbReceiptReference"], index_name="ftQueueItem_reference")
-
-    db.execute(_ANSWERS)
-    # TimeStamp leads so that all queues append to one page; queue_no follows so that a journal of one queue
-    # skips the entries of the others inside the index.
-    db.table("ftQueueItemAnswer").create_index(
-        ["TimeStamp", "queue_no"], index_name="ftQueueItemAnswer_TimeStamp"
-    )
-
-    _table(
-        db,
-        "ftActionJournal",
-        "id:int ftActionJournalId:str ftQueueId:str ftQueueItemId:str Moment:int Priority:int Type:str"
-        " Message:str DataBase64:str DataJson:str TimeStamp:int",
-        optional="Type DataBase64 DataJson",
-    )
-    actions = db.table("ftActionJournal")
-    actions.create_index(["ftActionJournalId"], index_name="ftActionJournal_id", unique=True)
-    actions.create_index(["ftQueueId", "TimeStamp"], index_name="ftActionJournal_TimeStamp")
-    actions.create_index(["Type", "Moment"], index_name="ftActionJournal_Type")
-
-    _table(
-        db,
-        "OpenTransaction",
-        "queue_no:int cbReceiptReference:str TransactionNumber:int StartMoment:int"
-        " StartTransactionSignatureBase64:str scu_id:str implicit:int",
-        pk=("queue_no", "cbReceiptReference"),
-    )
-    for name in ("FailedStartTransaction", "FailedFinishTransaction"):
-        _table(
-            db,
-            name,
-            "queue_no:int cbReceiptReference:str TransactionNumber:int Moment:int ftQueueItemId:str"
-            " CashBoxIdentification:str Request:str scu_id:str",
-            optional="TransactionNumber",
-            pk=("queue_no", "cbReceiptReference"),
-        )
-    _table(
-        db,
-        "ftSignaturCreationUnitDE",
-        "ftSignaturCreationUnitDEId:str Url:str TimeStamp:int TseInfoJson:str Mode:int"
-        " ModeConfigurationJson:str",
-        optional="TseInfoJson ModeConfigurationJson",
-        pk="ftSignaturCreationUnitDEId",
-    )
-    _create_master_data(db)
-    # For people and their SQL: the journals as they are shown, in the order of their columns there.
-    db.create_view(
-        "ftQueueItemJournal",
-        "SELECT i.ftQueueItemId, q.ftQueueId, i.ftQueueRow, i.ftQueueMoment, i.ftQueueTimeout,"
-        " a.ftWorkMoment, a.ftDoneMoment, i.cbReceiptMoment, i.cbTerminalID, i.cbReceiptReference,"
-        " i.country, i.version, i.request, i.requestHash, a.response, a.responseHash,"
-        " coalesce(a.TimeStamp, i.TimeStamp) AS TimeStamp, i.ProcessingVersion"
-        " FROM ftQueueItem AS i LEFT JOIN ftQueue AS q ON q.queue_no = i.queue_no"
-        " LEFT JOIN ftQueueItemAnswer AS a ON a.id = i.id AND a.queue_no = i.queue_no",
-    )
-    db.create_view(
-        "ftReceiptJournal",
-        "SELECT a.ftReceiptJournalId, a.ftReceiptMoment, a.ftReceiptNumber, a.ftReceiptTotal, q.ftQueueId,"
-        " i.ftQueueItemId, a.ftReceiptHash, a.TimeStamp"
-        " FROM ftQueueItemAnswer AS a JOIN ftQueueItem AS i ON i.id = a.id AND i.queue_no = a.queue_no"
-        " LEFT JOIN ftQueue AS q ON q.queue_no = a.queue_no WHERE a.ftReceiptNumber IS NOT NULL",
-    )
-
-
-def _create_master_data(db: Database) -> None:
-    """Part of version 1: what DSFinV-K asks to know about the business, one row per queue."""
-    _table(db, "MasterData", "queue_no:int MasterDataJson:str TimeStamp:int", pk="queue_no")
-
-
-def _create_journal_de(db: Database) -> None:
-    """Version 2: the archived exports of the TSE."""
-    _table(
-        db,
-        "ftJournalDE",
-        "id:int ftJournalDEId:str ftQueueId:str ftQueueItemId:str Number:int FileName:str FileExtension:str"
-        " TimeStamp:int State:int scu_id:str parts:int zip_bytes:int tar_bytes:int tar_sha256:str erased:int",
-        optional="erased",
-    )
-    exports = db.table("ftJournalDE")
-    exports.create_index(["ftJournalDEId"], index_name="ftJournalDE_id", unique=True)
-    exports.create_index(["ftQueueId", "TimeStamp"], index_name="ftJournalDE_TimeStamp")
-    # In parts, because an export may be larger than memory and than what SQLite takes as one value.
-    _table(db, "ftJournalDEPart", "id:int ftJournalDEId:str part:int data:bytes")
-    db.table("ftJournalDEPart").create_index(
-        ["ftJournalDEId", "part"], index_name="ftJournalDEPart_id", unique=True
-    )
-
-
-def _create_recovery(db: Database) -> None:
-    """Version 3: what zero receipts made good, and whose answer carries the signatures of it; starts whose
-    answer was lost."""
-    _table(
-        db,
-        "DoubtfulStartTransaction",
-        "queue_no:int ftQueueItemId:str cbReceiptReference:str Moment:int CashBoxIdentification:str scu_id:str",
-        pk=("queue_no", "ftQueueItemId"),
-    )
-    _table(
-        db,
-        "RecoveredTransaction",
-        "queue_no:int ftQueueItemId:str cbReceiptReference:str Moment:int Signatures:str tse_calls:str"
-        " RecoveredBy:str DeliveredBy:str",
-        optional="DeliveredBy",
-        pk=("queue_no", "ftQueueItemId"),
-    )
-    db.execute(
-        "CREATE INDEX RecoveredTransaction_undelivered ON RecoveredTransaction (queue_no)"
-        " WHERE DeliveredBy IS NULL"
-    )
-
-
-def _create_commit_log(db: Database) -> None:
-    """Version 4: how much of the commit log is stored; one row."""
-    _table(db, "fiskal_commit_log", "id:int sequence:int")
-    db.execute("INSERT INTO fiskal_commit_log VALUES (1, 0)")
-
-
-def _number_direct_writes(db: Database) -> None:
-    """Version 5: the number of the last change that was stored past the commit log."""
-    db.execute("ALTER TABLE fiskal_commit_log ADD COLUMN direct INTEGER NOT NULL DEFAULT 0")
-
-
-MIGRATIONS: Final[tuple[Migration, ...]] = (
-    _create_journals,
-    _create_journal_de,
-    _create_recovery,
-    _create_commit_log,
-    _number_direct_writes,
+STATE: Final = (
+    """
+CREATE TABLE ftQueue (
+    queue_no INTEGER PRIMARY KEY, ftQueueId TEXT NOT NULL, ftCashBoxId TEXT NOT NULL, ftCurrentRow INTEGER NOT NULL,
+    ftQueuedRow INTEGER NOT NULL, ftReceiptNumerator INTEGER NOT NULL, ftReceiptTotalizer TEXT NOT NULL,
+    ftReceiptHash TEXT, StartMoment INTEGER, StopMoment INTEGER, CountryCode TEXT NOT NULL, Timeout INTEGER NOT NULL,
+    TimeStamp INTEGER NOT NULL, ftSignaturCreationUnitDEId TEXT, CashBoxIdentification TEXT NOT NULL,
+    SSCDFailCount INTEGER NOT NULL, SSCDFailMoment INTEGER, SSCDFailQueueItemId TEXT,
+    UsedFailedCount INTEGER NOT NULL, UsedFailedMomentMin INTEGER, UsedFailedMomentMax INTEGER,
+    UsedFailedQueueItemId TEXT, DailyClosingNumber INTEGER NOT NULL, DeTimeStamp INTEGER NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX ftQueue_id ON ftQueue (ftQueueId);
+CREATE TABLE OpenTransaction (
+    queue_no INTEGER NOT NULL, cbReceiptReference TEXT NOT NULL, TransactionNumber INTEGER NOT NULL,
+    StartMoment INTEGER NOT NULL, StartTransactionSignatureBase64 TEXT NOT NULL, scu_id TEXT NOT NULL,
+    implicit INTEGER NOT NULL, PRIMARY KEY (queue_no, cbReceiptReference)
+) STRICT;
+"""
+    + _FAILED.format("FailedStartTransaction")
+    + _FAILED.format("FailedFinishTransaction")
+    + """
+CREATE TABLE DoubtfulStartTransaction (
+    queue_no INTEGER NOT NULL, ftQueueItemId TEXT NOT NULL, cbReceiptReference TEXT NOT NULL,
+    Moment INTEGER NOT NULL, CashBoxIdentification TEXT NOT NULL, scu_id TEXT NOT NULL,
+    PRIMARY KEY (queue_no, ftQueueItemId)
+) STRICT;
+CREATE TABLE RecoveredTransaction (
+    queue_no INTEGER NOT NULL, ftQueueItemId TEXT NOT NULL, cbReceiptReference TEXT NOT NULL,
+    Moment INTEGER NOT NULL, Signatures TEXT NOT NULL, tse_calls TEXT NOT NULL, RecoveredBy TEXT NOT NULL,
+    DeliveredBy TEXT, PRIMARY KEY (queue_no, ftQueueItemId)
+) STRICT;
+CREATE INDEX RecoveredTransaction_undelivered ON RecoveredTransaction (queue_no) WHERE DeliveredBy IS NULL;
+CREATE TABLE ftSignaturCreationUnitDE (
+    ftSignaturCreationUnitDEId TEXT PRIMARY KEY, Url TEXT NOT NULL, TimeStamp INTEGER NOT NULL, TseInfoJson TEXT,
+    Mode INTEGER NOT NULL, ModeConfigurationJson TEXT
+) STRICT;
+CREATE TABLE MasterData (
+    queue_no INTEGER PRIMARY KEY, MasterDataJson TEXT NOT NULL, TimeStamp INTEGER NOT NULL
+) STRICT;
+CREATE TABLE fiskal_mark (id INTEGER PRIMARY KEY CHECK (id = 1), answered_below INTEGER NOT NULL) STRICT;
+INSERT INTO fiskal_mark VALUES (1, 0);
+CREATE TABLE fiskal_unanswered (id INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE fiskal_migration (version INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at TEXT NOT NULL) STRICT;
+"""
 )
-"""Migration ``n`` of the list leads to version ``n + 1``. Released ones never change."""
+
+
+def _guid_text(column: str) -> str:
+    groups = ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
+    return " || '-' || ".join(f"lower(substr(hex({column}), {at}, {size}))" for at, size in groups)
+
+
+VIEWS: Final = f"""
+CREATE VIEW ftQueueItemJournal AS
+    SELECT {_guid_text("i.ftQueueItemId")} AS ftQueueItemId, q.ftQueueId, i.ftQueueRow, i.ftQueueMoment,
+    i.ftQueueTimeout, a.ftWorkMoment, a.ftDoneMoment, i.cbReceiptMoment, i.cbTerminalID, i.cbReceiptReference,
+    i.country, i.version, i.request, i.requestHash, a.response, a.responseHash,
+    coalesce(a.TimeStamp, i.TimeStamp) AS TimeStamp, i.ProcessingVersion
+    FROM ftQueueItem AS i LEFT JOIN ftQueue AS q ON q.queue_no = i.queue_no
+    LEFT JOIN ftQueueItemAnswer AS a ON a.id = i.id AND a.queue_no = i.queue_no;
+CREATE VIEW ftReceiptJournal AS
+    SELECT {_guid_text("a.ftReceiptJournalId")} AS ftReceiptJournalId, a.ftReceiptMoment, a.ftReceiptNumber,
+    a.ftReceiptTotal, q.ftQueueId, {_guid_text("a.ftQueueItemId")} AS ftQueueItemId, a.ftReceiptHash, a.TimeStamp
+    FROM ftQueueItemAnswer AS a LEFT JOIN ftQueue AS q ON q.queue_no = a.queue_no
+    WHERE a.ftReceiptNumber IS NOT NULL;
+"""
+"""For people and their SQL: the journals as they are shown, in the order of their columns there."""
+
+TAIL: Final = (
+    "tail(id) AS (SELECT id FROM ftQueueItem WHERE id > (SELECT answered_below FROM fiskal_mark)"
+    " UNION ALL SELECT id FROM fiskal_unanswered)"
+)
+"""The items that may lack an answer, and those whose answer may be ahead of ``ftQueue``."""
 
 
 def version_of(connection: sqlite3.Connection, path: str) -> int:
@@ -243,49 +175,40 @@ def version_of(connection: sqlite3.Connection, path: str) -> int:
             f"{path} is a SQLite database but not a fiskal store; give the path of another file, it was not"
             " touched"
         )
-    (version,) = connection.execute(f"SELECT coalesce(max(version), 0) FROM {MIGRATION_TABLE}").fetchone()
+    (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM fiskal_migration").fetchone()
+    if version > VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, this fiskal knows up to {VERSION}; install the fiskal that wrote"
+            " it, or a newer one"
+        )
     return int(version)
 
 
-def migrate(connection: sqlite3.Connection, path: str, migrations: Sequence[Migration]) -> list[int]:
-    """Bring the database to the newest version, all in one transaction; the versions applied.
+def execute_all(connection: sqlite3.Connection, script: str) -> None:
+    """Execute the statements of a script inside the open transaction; ``executescript`` would commit it."""
+    for statement in script.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
 
-    ``connection`` is in autocommit mode (``isolation_level=None``). An up-to-date database is only read.
-    A store written by a newer fiskal is refused with StoreError.
-    """
-    version = version_of(connection, path)
-    if version > len(migrations):
-        raise StoreError(
-            f"{path} has schema version {version}, this fiskal knows up to {len(migrations)}; install the"
-            " fiskal that wrote it, or a newer one"
-        )
-    if version == len(migrations):
-        return []
-    # Only needed on this path, and it takes longer to import than a store takes to open.
-    from sqlite_utils import Database
 
-    # sqlite-utils joins a transaction that is already open: its own blocks become savepoints and its DDL is
-    # not committed. Its insert methods committed behind the caller's back before version 4, so the record is
-    # written with plain SQL.
-    db = Database(connection, recursive_triggers=False, execute_plugins=False)
-    applied = []
+def note_version(connection: sqlite3.Connection, name: str) -> None:
+    """Note, in the open transaction, that the schema is that of this version."""
+    connection.execute(
+        "INSERT INTO fiskal_migration VALUES (?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))", (VERSION, name)
+    )
+
+
+def create(connection: sqlite3.Connection) -> None:
+    """Make an empty database, open in autocommit mode, a store of this version, in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if version == 0:
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            # Tells this store from others, so that no foreign commit log is taken for its own.
-            connection.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 31)}")
-            db.table(MIGRATION_TABLE).create({"version": int, "name": str, "applied_at": str}, pk="version")
-        for number, migration in enumerate(migrations[version:], version + 1):
-            migration(db)
-            connection.execute(
-                f"INSERT INTO {MIGRATION_TABLE} VALUES (?, ?, strftime('%Y-%m-%dT%H:%M:%SZ', 'now'))",
-                (number, migration.__name__.lstrip("_")),
-            )
-            applied.append(number)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        # Tells this store from others, as what belongs to it must be told from what lies beside it.
+        connection.execute(f"PRAGMA user_version = {secrets.randbelow(1 << 31)}")
+        execute_all(connection, JOURNALS + INDEXES + STATE + VIEWS)
+        note_version(connection, "create")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    return applied

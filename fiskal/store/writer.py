@@ -1,19 +1,21 @@
-"""Writing: one batch of changes is one transaction on one connection.
+"""Writing: the changes of everybody who waits are one transaction with one flush.
 
-Under the GIL every step of a statement gives the interpreter away and queues for it again, so that a busy
-process pays for the *number* of statements, not for their work. Therefore a batch takes at most one statement
-per table and kind of change, however many callers share it: a multi-row ``INSERT``, a multi-row ``DELETE``. A
-batch that touches one table only needs no ``BEGIN`` and ``COMMIT`` either.
+A change has to continue what is stored: items have the next rows of their queue, an answer belongs to an item without
+one, receipt numbers have no gap, and a queue never goes back. What must be known for that is kept in memory for each
+queue (:class:`_Head`). It is read again from the disk after everything that went wrong.
+
+Python pays for every statement, so a batch takes one per table and kind of change. A batch of one row, which both T1
+and T2 of a plain sale are, needs no BEGIN and COMMIT either.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
-from fiskal.errors import StoreError
+from fiskal.store.damage import DAMAGE, store_error
+from fiskal.store.guids import to_bytes
 from fiskal.store.interface import (
     ActionRow,
     AnswerRow,
@@ -30,10 +32,11 @@ from fiskal.store.interface import (
     RecoveredRow,
     ScuRow,
 )
+from fiskal.store.reading import QUEUES, counted, queue_rows
+from fiskal.store.schema import TAIL
 
-STATEMENT_ROWS: Final = (64, 16, 4, 1)
-"""Rows that one statement may have; more or other numbers take several. Of few sizes, because SQLite takes longer to
-read a statement it does not know than to execute it; 24 values each stay below the 32766 SQLite allows."""
+MARK_EVERY: Final = 512
+"""Answers after which the mark is moved: what an opening has to look through, and what a lookup may."""
 
 _BAD_CHANGE: Final = (
     sqlite3.IntegrityError,
@@ -43,116 +46,59 @@ _BAD_CHANGE: Final = (
 )
 """What a change itself does wrong: a constraint, a value too big or of a type SQLite does not know."""
 
-_ADVICE: Final = {
-    sqlite3.SQLITE_FULL: "the disk is full; make room, then repeat",
-    sqlite3.SQLITE_READONLY: "the file or its directory is read-only; make them writable, then repeat",
-    sqlite3.SQLITE_IOERR: "the disk reported an error; check it and the file system, then repeat",
-    sqlite3.SQLITE_CORRUPT: "the file is damaged; stop, keep a copy of it and restore a backup",
-    sqlite3.SQLITE_NOTADB: "the file is no SQLite database or its header is damaged; restore a backup",
-    sqlite3.SQLITE_BUSY: "another program keeps the file locked; close it, then repeat",
-    sqlite3.SQLITE_LOCKED: "another connection keeps a table locked; close it, then repeat",
-    sqlite3.SQLITE_CANTOPEN: "the file cannot be opened; check that it exists and its permissions",
-    sqlite3.SQLITE_NOMEM: "there is not enough memory",
-}
-
 
 class BadChange(Exception):
     """A change that cannot be stored whatever the disk does; the database is as before."""
 
 
-DAMAGE: Final = (sqlite3.Error, UnicodeDecodeError)
-"""What an access to a file can raise; sqlite3 decodes messages too, which may quote damage."""
+def _insert(table: str, columns: Sequence[str], verb: str = "INSERT") -> str:
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
 
 
-def store_error(error: Exception, path: str, doing: str) -> StoreError:
-    """What to tell the caller of a failed access to ``path``: what happened and what to do."""
-    if isinstance(error, UnicodeDecodeError):
-        return StoreError(f"could not {doing} {path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]} ({error})")
-    code = getattr(error, "sqlite_errorcode", None)
-    advice = _ADVICE.get(code & 0xFF) if code is not None else None
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
-    return StoreError(f"could not {doing} {path}: {advice or 'SQLite failed'} ({name}: {error})")
-
-
-class _Kind(NamedTuple):
-    """Statements of one kind: ``head``, then ``row`` for each row, then ``tail``.
-
-    ``{0}`` in ``row`` is the first of its ``width`` values.
-    """
-
-    head: str
-    row: str
-    width: int
-    tail: str = ""
-
-
-def _values(*indexes: int) -> str:
-    return ", ".join(f"{{{index}}}" for index in indexes)
-
-
-def _insert(table: str, row: Any, *, verb: str = "INSERT", tail: str = "") -> _Kind:
-    columns = row._fields
-    width = len(columns)
-    head = f"{verb} INTO {table} ({', '.join(columns)}) VALUES "
-    return _Kind(head, f"({_values(*range(width))})", width, tail)
-
-
-def _insert_answer() -> _Kind:
-    """An answer takes the id of its item; without one it takes 0, which the table refuses."""
-    columns = (*AnswerRow._fields[2:-1], *Receipt._fields)
-    item = "SELECT id FROM ftQueueItem WHERE queue_no = {0} AND ftQueueRow = {1}"
-    width = 2 + len(columns)
-    return _Kind(
-        f"INSERT INTO ftQueueItemAnswer (id, queue_no, {', '.join(columns)}) VALUES ",
-        f"(coalesce(({item}), 0), {_values(0, *range(2, width))})",
-        width,
-    )
-
-
-def _delete(table: str, *key: str) -> _Kind:
-    head = f"DELETE FROM {table} WHERE ({', '.join(key)}) IN (VALUES "
-    return _Kind(head, f"({_values(*range(len(key)))})", len(key), ")")
-
-
-def _replace_export() -> _Kind:
+def _replace_export() -> str:
     # ON CONFLICT, not REPLACE: the row keeps its id, by which journals are read in pages.
     changes = ", ".join(f"{name} = excluded.{name}" for name in JournalDERow._fields[1:])
-    tail = f" ON CONFLICT (ftJournalDEId) DO UPDATE SET {changes}"
-    return _insert("ftJournalDE", JournalDERow, tail=tail)
-
-
-def _replace_queue() -> _Kind:
-    # ON CONFLICT, not REPLACE: the index of ftQueueId stays untouched. A row that comes with the id of
-    # another queue sets NULL and fails by that, as does an id that is stored under another number.
-    changes = ", ".join(f"{name} = excluded.{name}" for name in QueueRow._fields[3:])
-    tail = (
-        f" ON CONFLICT (queue_no) DO UPDATE SET {changes},"
-        " ftCashBoxId = CASE WHEN ftQueueId = excluded.ftQueueId THEN excluded.ftCashBoxId END"
+    return (
+        f"{_insert('ftJournalDE', JournalDERow._fields)} ON CONFLICT (ftJournalDEId) DO UPDATE SET {changes}"
     )
-    return _insert("ftQueue", QueueRow, tail=tail)
 
 
-_ITEMS: Final = _insert("ftQueueItem", QueueItemRow)
-_ANSWERS: Final = _insert_answer()
-_ACTIONS: Final = _insert("ftActionJournal", ActionRow)
-_EXPORT_PARTS: Final = _insert("ftJournalDEPart", JournalDEPartRow)
-_EXPORT_TABLES: Final = tuple(_delete(table, "ftJournalDEId") for table in ("ftJournalDE", "ftJournalDEPart"))
+_ITEM: Final = _insert("ftQueueItem", ("id", *QueueItemRow._fields))
+_ANSWER: Final = _insert(
+    "ftQueueItemAnswer",
+    (
+        "id",
+        "ftQueueItemId",
+        "cbReceiptReference",
+        "ftReceiptTotalizer",
+        *AnswerRow._fields[:-1],
+        *Receipt._fields,
+    ),
+)
+_QUEUE: Final = _insert("ftQueue", QueueRow._fields) + (
+    # Not REPLACE: an id that is stored under another number has to fail.
+    f" ON CONFLICT (queue_no) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n in QueueRow._fields[2:])}"
+)
 _NO_RECEIPT: Final = (None,) * len(Receipt._fields)
 
-_REPLACED: Final = (
-    ("queues", _replace_queue()),
-    ("scus", _insert("ftSignaturCreationUnitDE", ScuRow, verb="INSERT OR REPLACE")),
-    ("master_data", _insert("MasterData", MasterDataRow, verb="INSERT OR REPLACE")),
-    ("exports", _replace_export()),
+_APPENDED: Final = (
+    ("actions", _insert("ftActionJournal", ActionRow._fields)),
+    ("export_parts", _insert("ftJournalDEPart", JournalDEPartRow._fields)),
 )
-"""Rows with one key, their first column; of several in a batch the last one counts."""
+_REPLACED: Final = (
+    ("scus", 1, _insert("ftSignaturCreationUnitDE", ScuRow._fields, "INSERT OR REPLACE")),
+    ("master_data", 1, _insert("MasterData", MasterDataRow._fields, "INSERT OR REPLACE")),
+    ("exports", 1, _replace_export()),
+    ("recovered", 2, _insert("RecoveredTransaction", RecoveredRow._fields, "INSERT OR REPLACE")),
+)
+"""Rows whose key are their first columns, so many; of several in a batch the last one counts."""
 
-_TRANSACTIONS: Final = tuple(
+_KEYED: Final = tuple(
     (
         name,
         f"{name}_removed",
-        _delete(table, *row._fields[:2]),
-        _insert(table, row, verb="INSERT OR REPLACE"),
+        f"DELETE FROM {table} WHERE {row._fields[0]} = ? AND {row._fields[1]} = ?",
+        _insert(table, row._fields, "INSERT OR REPLACE"),
     )
     for name, table, row in (
         ("open_transactions", "OpenTransaction", OpenTransactionRow),
@@ -163,141 +109,77 @@ _TRANSACTIONS: Final = tuple(
 )
 """Rows whose key is their first two columns, which also go away."""
 
-_NOTE_SEQUENCE: Final = "UPDATE fiskal_commit_log SET sequence = ?"
-_NOTE_DIRECT: Final = "UPDATE fiskal_commit_log SET direct = ?"
-
-_RECOVERED: Final = _insert("RecoveredTransaction", RecoveredRow, verb="INSERT OR REPLACE")
+_Plan = list[tuple[str, list[tuple[Any, ...]]]]
+_Key = tuple[int, bytes, str | None]
 
 
-@lru_cache(maxsize=256)
-def _sql(kind: _Kind, rows: int) -> str:
-    names = [f"?{number}" for number in range(1, rows * kind.width + 1)]
-    each = (kind.row.format(*names[start : start + kind.width]) for start in range(0, len(names), kind.width))
-    return f"{kind.head}{', '.join(each)}{kind.tail}"
+class _Head:
+    """The end of one queue: its state, its last row and receipt number, its items without an answer (id, GUID and
+    cbReceiptReference by row). ``is_stored``: ``ftQueue`` has all of ``queue``. What is not sure is what the state of
+    the queue says; the rows are asked before anything is refused for it."""
 
+    __slots__ = (
+        "is_number_sure",
+        "is_row_sure",
+        "is_stored",
+        "last_number",
+        "last_row",
+        "queue",
+        "unanswered",
+    )
 
-Statement = tuple[str, list[Any]]
-
-
-def _statements(kind: _Kind, rows: Sequence[Sequence[Any]]) -> Iterator[Statement]:
-    start = 0
-    for size in STATEMENT_ROWS:
-        while len(rows) - start >= size:
-            part = rows[start : start + size]
-            yield _sql(kind, size), [value for row in part for value in row]
-            start += size
-
-
-def _gather(changes: Sequence[Change], name: str) -> list[Any]:
-    if len(changes) == 1:
-        return list(getattr(changes[0], name))
-    return [row for change in changes for row in getattr(change, name)]
-
-
-def _plan(changes: Sequence[Change]) -> list[Statement]:
-    """The statements that store ``changes`` as if one after the other."""
-    plan: list[Statement] = []
-    if rows := _gather(changes, "items"):
-        plan += _statements(_ITEMS, rows)
-    if rows := _gather(changes, "answers"):
-        plan += _statements(_ANSWERS, [row[:-1] + (row.receipt or _NO_RECEIPT) for row in rows])
-    if rows := _gather(changes, "actions"):
-        plan += _statements(_ACTIONS, rows)
-    if rows := _gather(changes, "export_parts"):
-        plan += _statements(_EXPORT_PARTS, rows)
-    if ids := _gather(changes, "exports_removed"):
-        for kind in _EXPORT_TABLES:
-            plan += _statements(kind, [(each,) for each in ids])
-    for name, kind in _REPLACED:
-        if rows := _gather(changes, name):
-            last = {row[0]: row for row in rows}
-            plan += _statements(kind, list(last.values()))
-    if rows := _gather(changes, "recovered"):
-        plan += _statements(_RECOVERED, list({row[:2]: row for row in rows}.values()))
-    for name, removed, delete, insert in _TRANSACTIONS:
-        final: dict[tuple[int, str], Any] = {}
-        for change in changes:
-            for key in getattr(change, removed):
-                final[key] = None
-            for row in getattr(change, name):
-                final[row[:2]] = row
-        if final:
-            plan += _statements(delete, [key for key, row in final.items() if row is None])
-            plan += _statements(insert, [row for row in final.values() if row is not None])
-    return plan
+    def __init__(self, queue: QueueRow | None, last_row: int, last_number: int) -> None:
+        self.queue = queue
+        self.is_stored = True
+        self.last_row = last_row
+        self.is_row_sure = False
+        self.last_number = last_number
+        self.is_number_sure = False
+        self.unanswered: dict[int, _Key] = {}
 
 
 class Writer:
-    """A writing connection. Not thread-safe.
-
-    ``stored`` tells whether the last :meth:`write` reached the disk, also when it was left by an interrupt.
-    """
+    """Stores changes over one connection in autocommit mode, of which it is the only user. Not thread-safe."""
 
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self.connection = connection
         self._path = path
-        self._changes_before: int | None = None
-        self._finished = False
+        self._heads: dict[int, _Head] = {}
+        self._is_known = False
+        """Whether what follows is what the disk has."""
+        self._last_id = 0
+        self._last_guid = b""
+        """The highest GUID of an item: what is beyond it has no equal."""
+        self._since_mark = 0
+        self._before: int | None = None
 
-    @property
-    def stored(self) -> bool:
-        """Whether the last write is on the disk. Ends a transaction an interrupt left open."""
-        if not self._finished and self._changes_before is not None:
-            if self.connection.in_transaction:
-                self._changes_before = None
-                self.connection.execute("ROLLBACK")
-                return False
-            # An interrupt raised between SQLite's success and the next bytecode: only SQLite knows.
-            self._finished = self.connection.total_changes != self._changes_before
-        return self._finished
+    def write(self, changes: Sequence[Change], failed: Callable[[int, BadChange], None]) -> None:
+        """Store ``changes`` in order with one flush; those that cannot be stored are told to ``failed`` by their index
+        before that, and left out. StoreError if the disk could not take them; then nothing is stored."""
+        self._guarded(lambda: self._write(changes, failed))
 
-    def forget(self) -> None:
-        """Let ``stored`` speak of the next write and no longer of the last one."""
-        self._finished = False
-        self._changes_before = None
+    def drain(self, changes: Sequence[Change]) -> None:
+        """Store changes in the open transaction of somebody else. Raises BadChange or what SQLite does."""
+        for change in changes:
+            self._know()
+            self._execute(self._plan([change]))
 
-    def write(
-        self, changes: Sequence[Change], sequence: int | None = None, *, direct: int | None = None
-    ) -> None:
-        """Store all of ``changes`` in order, or nothing, with one flush; note ``sequence`` as the last batch of the
-        commit log that is stored, ``direct`` as the last direct write.
+    def finish(self) -> None:
+        """Leave nothing for an opening to look through. Raises StoreError."""
+        self._guarded(self._finish)
 
-        Call :meth:`forget` before. BadChange if one of them cannot be stored, StoreError if the disk could
-        not take them.
-        """
-        try:
-            plan = _plan(changes)
-            if sequence is not None:
-                plan.append((_NOTE_SEQUENCE, [sequence]))
-            if direct is not None:
-                plan.append((_NOTE_DIRECT, [direct]))
-            self._execute(plan)
-        except DAMAGE as error:
-            if isinstance(error, _BAD_CHANGE):
-                raise BadChange(f"the change cannot be stored: {error}") from error
-            raise store_error(error, self._path, "write to") from error
-        except Exception as error:  # A row of the wrong shape, a number beyond 64 bits, a lone surrogate.
-            raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
-        self._finished = True
+    def begin(self) -> None:
+        """What was written before is over: from here on :meth:`was_stored` is about the next write."""
+        self._before = None
 
-    def sequence(self) -> int:
-        """The last batch of the commit log that is stored. Raises StoreError."""
-        return self._noted("sequence")
-
-    def direct(self) -> int:
-        """The number of the last direct write that is stored. Raises StoreError."""
-        return self._noted("direct")
-
-    def _noted(self, column: str) -> int:
-        try:
-            if self.connection.in_transaction:  # an interrupt left it
-                self.connection.execute("ROLLBACK")
-            found = self.connection.execute(f"SELECT {column} FROM fiskal_commit_log").fetchone()
-        except DAMAGE as error:
-            raise store_error(error, self._path, "read") from error
-        if found is None or type(found[0]) is not int:
-            raise StoreError(f"could not read {self._path}: {_ADVICE[sqlite3.SQLITE_CORRUPT]}")
-        return found[0]
+    def was_stored(self) -> bool:
+        """Whether the last write, which an interrupt left, is on the disk. Ends its transaction if that is open."""
+        self._is_known = False
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+            return False
+        # Interrupts come between two steps of Python: a COMMIT that began has ended. Only SQLite knows.
+        return self._before is not None and self.connection.total_changes != self._before
 
     def close(self) -> None:
         """Never fails: what mattered was flushed before."""
@@ -306,21 +188,279 @@ class Writer:
         except sqlite3.Error:
             pass
 
-    def _execute(self, plan: Sequence[Statement]) -> None:
-        if not plan:
-            return
-        connection = self.connection
-        self._changes_before = connection.total_changes
-        if len(plan) == 1:
-            connection.execute(*plan[0])
-            return
+    def _guarded(self, write: Callable[[], None]) -> None:
+        self._before = None
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            for sql, values in plan:
-                connection.execute(sql, values)
-            connection.execute("COMMIT")
-        except Exception:
-            self._changes_before = None
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
+            write()
+        except Exception as error:
+            self._is_known = False
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            if isinstance(error, DAMAGE):
+                raise store_error(error, self._path, "write to") from error
             raise
+
+    def _write(self, changes: Sequence[Change], failed: Callable[[int, BadChange], None]) -> None:
+        self._know()
+        try:
+            plan = self._plan(changes)
+            self._store(plan)
+        except BadChange as error:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+            self._before = None
+            self._is_known = False
+            if len(changes) == 1:
+                failed(0, error)
+                return
+            self._write_each(changes, failed)
+
+    def _write_each(self, changes: Sequence[Change], failed: Callable[[int, BadChange], None]) -> None:
+        """One of them is bad: each under a savepoint of its own, still with one flush."""
+        execute = self.connection.execute
+        before = self.connection.total_changes
+        execute("BEGIN IMMEDIATE")
+        for number, change in enumerate(changes):
+            execute("SAVEPOINT change")
+            try:
+                self._know()
+                self._execute(self._plan([change]))
+            except BadChange as error:
+                self._is_known = False
+                execute("ROLLBACK TO change")
+                failed(number, error)
+            execute("RELEASE change")
+        self._before = before
+        execute("COMMIT")
+
+    def _store(self, plan: _Plan) -> None:
+        before = self.connection.total_changes
+        if sum(len(rows) for _, rows in plan) <= 1:
+            self._before = before
+            self._execute(plan)
+            return
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._execute(plan)
+        self._before = before
+        self.connection.execute("COMMIT")
+
+    def _execute(self, plan: _Plan) -> None:
+        try:
+            for sql, rows in plan:
+                if len(rows) == 1:
+                    self.connection.execute(sql, rows[0])
+                else:
+                    self.connection.executemany(sql, rows)
+        except _BAD_CHANGE as error:
+            raise BadChange(f"the change cannot be stored: {error}") from error
+        except DAMAGE:
+            raise
+        except Exception as error:  # a number beyond 64 bits, a lone surrogate
+            raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
+
+    def _finish(self) -> None:
+        self._know()
+        if self._since_mark or self._heads:
+            self._store(self._moved_mark())
+
+    # ---- what a batch stores ---------------------------------------------------------------------
+
+    def _plan(self, changes: Sequence[Change]) -> _Plan:
+        """The statements that store ``changes`` as if one after the other. Raises BadChange."""
+        items: list[tuple[Any, ...]] = []
+        answers: list[tuple[Any, ...]] = []
+        queues: dict[int, tuple[Any, ...]] = {}
+        try:
+            for change in changes:
+                items += map(self._item, change.items)
+                totalizers = dict(self._states(change, queues))
+                answers += [self._answer(row, totalizers.get(row[:2])) for row in change.answers]
+            plan = [(_ITEM, items), (_ANSWER, answers), *self._plan_others(changes)]
+        except BadChange:
+            raise
+        except DAMAGE:
+            raise
+        except Exception as error:  # a row of the wrong shape
+            raise BadChange(f"the change cannot be stored: {type(error).__name__}: {error}") from error
+        self._since_mark += len(answers)
+        if queues:
+            plan.append((_QUEUE, list(queues.values())))
+        if self._since_mark >= MARK_EVERY:
+            plan += self._moved_mark()
+        return [each for each in plan if each[1]]
+
+    def _item(self, row: QueueItemRow) -> tuple[Any, ...]:
+        head = self._head(row.queue_no)
+        if row.ftQueueRow != head.last_row + 1 and not head.is_row_sure:
+            head.last_row = self._last_row(row.queue_no)
+        if row.ftQueueRow != head.last_row + 1:
+            raise BadChange(
+                f"the change cannot be stored: row {row.ftQueueRow} does not continue queue {row.queue_no}, whose"
+                f" last row is {head.last_row}"
+            )
+        head.is_row_sure = True
+        guid = to_bytes(row.ftQueueItemId)
+        if guid > self._last_guid:
+            self._last_guid = guid
+        elif self._has_guid(guid):
+            raise BadChange(f"the change cannot be stored: there is a queue item {row.ftQueueItemId} already")
+        self._last_id += 1
+        head.last_row = row.ftQueueRow
+        head.unanswered[row.ftQueueRow] = self._last_id, guid, row.cbReceiptReference
+        return (self._last_id, *row[:2], guid, *row[3:])
+
+    def _answer(self, row: AnswerRow, totalizer: str | None) -> tuple[Any, ...]:
+        head = self._head(row.queue_no)
+        key = head.unanswered.pop(row.ftQueueRow, None)
+        if key is None:
+            raise BadChange(
+                f"the change cannot be stored: queue {row.queue_no} has no row {row.ftQueueRow} without an answer"
+            )
+        receipt: tuple[Any, ...] = _NO_RECEIPT
+        if row.receipt is not None:
+            number = row.receipt.ftReceiptNumber
+            if number != head.last_number + 1 and not head.is_number_sure:
+                head.last_number = self._last_number(row.queue_no, head)
+            if number != head.last_number + 1:
+                raise BadChange(
+                    f"the change cannot be stored: receipt number {number} does not follow {head.last_number} in"
+                    f" queue {row.queue_no}"
+                )
+            head.is_number_sure = True
+            head.last_number = number
+            receipt = (number, to_bytes(row.receipt.ftReceiptJournalId), *row.receipt[2:])
+        return (*key, totalizer, *row[:-1], *receipt)
+
+    def _states(
+        self, change: Change, queues: dict[int, tuple[Any, ...]]
+    ) -> Iterator[tuple[tuple[int, int], str]]:
+        """The totalizers that answers of a change carry for their queues, by queue and row; rows of ``ftQueue`` that
+        are to be written go into ``queues``."""
+        for row in change.queues:
+            head = self._head(row.queue_no)
+            old, head.queue = head.queue, row
+            if old is not None and old.ftQueueId != row.ftQueueId:
+                raise BadChange(
+                    f"the change cannot be stored: queue {row.queue_no} has the id {old.ftQueueId}"
+                )
+            if old is not None and row.ftCurrentRow < old.ftCurrentRow:
+                raise BadChange(f"the change cannot be stored: queue {row.queue_no} would go back")
+            head.is_stored = old is None or not _is_carried(change, old, row, head.last_row)
+            if head.is_stored:
+                queues[row.queue_no] = row
+            else:
+                yield (row.queue_no, row.ftCurrentRow), row.ftReceiptTotalizer
+
+    def _plan_others(self, changes: Sequence[Change]) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+        """What a sale does not touch."""
+        for name, sql in _APPENDED:
+            yield sql, _gathered(changes, name)
+        removed = [(each,) for each in _gathered(changes, "exports_removed")]
+        for table in ("ftJournalDE", "ftJournalDEPart"):
+            yield f"DELETE FROM {table} WHERE ftJournalDEId = ?", removed
+        for name, width, sql in _REPLACED:
+            yield sql, list({row[:width]: row for row in _gathered(changes, name)}.values())
+        for name, gone, delete, insert in _KEYED:
+            final: dict[tuple[Any, ...], Any] = {}
+            for change in changes:
+                for key in getattr(change, gone):
+                    final[key] = None
+                for row in getattr(change, name):
+                    final[row[:2]] = row
+            yield delete, [key for key, row in final.items() if row is None]
+            yield insert, [row for row in final.values() if row is not None]
+
+    def _moved_mark(self) -> _Plan:
+        """Everything but what has no answer now is behind the mark, and ``ftQueue`` has all counters."""
+        dirty = [head.queue for head in self._heads.values() if head.queue is not None and not head.is_stored]
+        waiting = [(key[0],) for head in self._heads.values() for key in head.unanswered.values()]
+        for head in self._heads.values():
+            head.is_stored = True
+        self._since_mark = 0
+        return [
+            (_QUEUE, [tuple(row) for row in dirty]),
+            ("DELETE FROM fiskal_unanswered WHERE ?", [(1,)]),
+            ("INSERT INTO fiskal_unanswered VALUES (?)", waiting),
+            ("UPDATE fiskal_mark SET answered_below = ?", [(self._last_id,)]),
+        ]
+
+    # ---- what is stored --------------------------------------------------------------------------
+
+    def _know(self) -> None:
+        if not self._is_known:
+            self._read()
+
+    def _read(self) -> None:
+        """Read the heads of all queues: their rows in ``ftQueue`` and the tail."""
+        query = self.connection.execute
+        self._heads = {}
+        for queue in queue_rows(query(QUEUES).fetchall()):
+            self._heads[queue.queue_no] = _Head(queue, queue.ftCurrentRow, queue.ftReceiptNumerator)
+        (self._last_id,) = query("SELECT coalesce(max(id), 0) FROM ftQueueItem").fetchone()
+        (self._last_guid,) = query(
+            "SELECT coalesce(max(ftQueueItemId), x'') FROM ftQueueItemAnswer"
+        ).fetchone()
+        tail = query(
+            f"WITH {TAIL} SELECT i.id, i.queue_no, i.ftQueueRow, i.ftQueueItemId, i.cbReceiptReference, a.id,"
+            " a.ftReceiptTotalizer FROM tail JOIN ftQueueItem AS i ON i.id = tail.id"
+            " LEFT JOIN ftQueueItemAnswer AS a ON a.id = i.id ORDER BY i.id"
+        ).fetchall()
+        self._since_mark = 0
+        self._is_known = True
+        for id_, no, row, guid, reference, answered, totalizer in tail:
+            head = self._head(no)
+            head.last_row = max(head.last_row, row)
+            self._since_mark += answered is not None
+            head.is_stored &= totalizer is None
+            if answered is None:
+                head.unanswered[row] = id_, guid, reference
+                self._last_guid = max(self._last_guid, guid)
+
+    def _head(self, queue_no: int) -> _Head:
+        head = self._heads.get(queue_no)
+        if head is None:
+            head = self._heads[queue_no] = _Head(None, self._last_row(queue_no), 0)
+        return head
+
+    def _last_row(self, queue_no: int) -> int:
+        """The last row of a queue as the disk has it."""
+        sql = (
+            f"WITH {TAIL} SELECT max(coalesce((SELECT max(ftQueueRow) FROM ftQueueItemAnswer WHERE queue_no = :no), 0),"
+            " coalesce((SELECT max(ftQueueRow) FROM tail JOIN ftQueueItem AS i ON i.id = tail.id"
+            " WHERE queue_no = :no), 0))"
+        )
+        (row,) = self.connection.execute(sql, {"no": queue_no}).fetchone()
+        return int(row)
+
+    def _last_number(self, queue_no: int, head: _Head) -> int:
+        """The last receipt number of a queue as its answers have it."""
+        sql = (
+            "SELECT ftReceiptNumber FROM ftQueueItemAnswer WHERE queue_no = ? AND ftReceiptNumber IS NOT NULL"
+            " ORDER BY ftQueueRow DESC LIMIT 1"
+        )
+        found = self.connection.execute(sql, (queue_no,)).fetchone()
+        if found is not None:
+            return int(found[0])
+        return 0 if head.queue is None else head.queue.ftReceiptNumerator
+
+    def _has_guid(self, guid: bytes) -> bool:
+        if any(key[1] == guid for head in self._heads.values() for key in head.unanswered.values()):
+            return True
+        sql = "SELECT 1 FROM ftQueueItemAnswer WHERE ftQueueItemId = ?"
+        return self.connection.execute(sql, (guid,)).fetchone() is not None
+
+
+def _is_carried(change: Change, old: QueueRow, new: QueueRow, last_row: int) -> bool:
+    """Whether an answer of the change says all that is new in the row of its queue."""
+    for answer in change.answers:
+        if answer.queue_no == new.queue_no and old.ftCurrentRow < answer.ftQueueRow == new.ftCurrentRow:
+            return new == counted(
+                old, last_row, new.ftCurrentRow, answer.TimeStamp, new.ftReceiptTotalizer, answer.receipt
+            )
+    return False
+
+
+def _gathered(changes: Sequence[Change], name: str) -> list[Any]:
+    if len(changes) == 1:
+        return list(getattr(changes[0], name))
+    return [row for change in changes for row in getattr(change, name)]

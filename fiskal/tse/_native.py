@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import struct
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from fiskal._core import ffi, lib
-from fiskal.core import check
+from fiskal.core import check, ffi, layout, lib
 
 
 class TimeFormat(enum.IntEnum):
@@ -223,9 +221,9 @@ def time_tlv(time_format: TimeFormat, unix_ms: int) -> bytes:
 
 # ---- reading ----------------------------------------------------------------------------------
 
-_MESSAGE: Final = struct.Struct("=QQq24I4I4BI")
-_ELEMENT: Final = struct.Struct("=III4B")
-_ENTRY: Final = struct.Struct("=2Q5I4B")
+_MESSAGE: Final = layout("=QQq24I4I4BI", "fk_log_message")
+_ELEMENT: Final = layout("=III4B", "fk_element")
+_ENTRY: Final = layout("=2Q5I4B", "fk_tar_entry")
 ENTRIES: Final = 512
 """Members that one scan of an archive finds at most."""
 
@@ -245,18 +243,6 @@ class _Scratch(threading.local):
 
 _scratch: Final = _Scratch()
 _new: Final = ffi.new_allocator(should_clear_after_alloc=False)
-
-
-def _layouts_agree() -> bool:
-    return (
-        _MESSAGE.size == ffi.sizeof("fk_log_message")
-        and _ELEMENT.size == ffi.sizeof("fk_element")
-        and _ENTRY.size == ffi.sizeof("fk_tar_entry")
-    )
-
-
-if not _layouts_agree():
-    raise ImportError("fiskal/_core was built from another version of csrc/fiskal.h: build it again")
 
 
 def read_message(data: bytes) -> tuple[int, tuple[int, ...]]:

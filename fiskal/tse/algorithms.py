@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fiskal.errors import FiskalError
+from fiskal.lazy import LazyModule
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives import serialization
+else:  # brings SSH along
+    serialization = LazyModule("cryptography.hazmat.primitives.serialization")
 
 _OID_PREFIX: Final = bytes.fromhex("04007f0007010104")
 

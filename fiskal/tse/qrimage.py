@@ -1,23 +1,20 @@
 """Reading the text of QR codes from a picture: a photo or scan of a receipt.
 
-Needs zxing-cpp, which ``pip install 'fiskal[qr]'`` brings.
+Needs ``pip install 'fiskal[receipt]'``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import warnings
 from pathlib import Path
 from typing import Any, Final
 
-from PIL import Image, ImageOps, UnidentifiedImageError
-
 from fiskal.errors import FiskalError
+from fiskal.extras import needs
 
-_reader: Any = None
-with contextlib.suppress(ImportError):  # an optional extra
-    _reader = importlib.import_module("zxingcpp")
+with needs("receipt"):
+    import zxingcpp
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS: Final = 100_000_000
 """Larger pictures are refused; a page of A4 at 600 dpi has 35 million."""
@@ -37,12 +34,8 @@ class QrImageError(FiskalError):
 def read_qr_image(path: Path) -> list[str]:
     """Return the texts of the QR codes in a picture, those that look like receipts (``V0;``) first.
 
-    Raises :class:`QrImageError` if the file is no picture, holds no code or the reader is not installed.
+    Raises :class:`QrImageError` if the file is not a picture or holds no code.
     """
-    if _reader is None:
-        raise QrImageError(
-            "Reading QR codes from pictures needs zxing-cpp.", hint="Install it: pip install 'fiskal[qr]'"
-        )
     picture = _open(path)
     texts = _codes(picture)
     if not texts:
@@ -71,7 +64,8 @@ def _open(path: Path) -> Image.Image:
 
 
 def _codes(picture: Image.Image) -> list[str]:
-    found = _reader.read_barcodes(picture, formats=_reader.BarcodeFormat.QRCode)
+    only_qr: Any = zxingcpp.BarcodeFormat.QRCode  # one format will do where the annotations ask for a set
+    found = zxingcpp.read_barcodes(picture, formats=only_qr)
     return [_text(bytes(code.bytes)) for code in found]
 
 

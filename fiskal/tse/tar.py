@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fiskal._core import lib
 from fiskal.errors import FiskalError
 from fiskal.tse._native import Entry, Scan, scan_archive, scanned_entries
 from fiskal.tse.algorithms import point_of, serial_of_point
-from fiskal.tse.certificates import Chain
 from fiskal.tse.logmessage import LogMessageError, parse
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from fiskal.tse.certificates import Chain
 
 BLOCK: Final = 512
 MAX_MEMBER_BYTES: Final = 1 << 20

@@ -34,7 +34,7 @@ from fiskal.errors import FiskalError
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import ReceiptFlag
 from fiskal.germany.texts import ABORTED_TRANSACTION
-from fiskal.queue import interrupted
+from fiskal.queue import interruptions
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
 from fiskal.scu.software import log as records
 from fiskal.tse.logmessage import parse
@@ -265,7 +265,7 @@ def _doomed(shop: Shop, fault: Fault | None, death: Moment) -> Iterator[None]:
     tse.scu = _Doomed(real, fault, death)  # type: ignore[assignment]
     if death.call == COMMIT:
         queue = shop.middleware.queue(shop.queue_id)
-        queue._store = DyingStore(queue._store, death.number, Death())  # type: ignore[assignment]
+        queue.journal.store = DyingStore(queue.journal.store, death.number, Death())  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -314,7 +314,7 @@ def _send_again(shop: Shop, case: Case) -> Any:
 def play(case: Case, folder: Path) -> Result:
     """Let a case happen to a new shop in ``folder``."""
     with (
-        mock.patch.object(interrupted, "RUNNING_S", PATIENCE_S),
+        mock.patch.object(interruptions, "RUNNING_S", PATIENCE_S),
         mock.patch("fiskal.host.middleware.START_UP_S", PATIENCE_S),
     ):
         shop = Shop(folder, prepare=two_scus)

@@ -204,6 +204,7 @@ def test_bench_asks_before_it_signs_on_a_productive_tse(shop: Path) -> None:
         ([], "Name what to measure"),
         (["--simulate", "5", "--data", "x"], "Name what to measure"),
         (["--simulate", "fast"], "neither one of"),
+        (["--simulate", "5", "--orders-per-bill", "nan"], "'nan' is not a number"),
         (["--simulate", "0"], "longer than nothing"),
         (["--simulate", "5", "--checkouts", "0"], "between 1 and"),
         (["--simulate", "5", "--checkouts", "a"], "no list of numbers"),

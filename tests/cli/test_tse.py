@@ -277,6 +277,8 @@ def test_a_rehearsal_is_written_shown_and_taken_away(data: Path) -> None:
         ("--time", "start=x"),
         ("--time", "start=-1"),
         ("--time", "start=nan"),
+        ("--time", "start=lognormal:nan:0.2"),
+        ("--time", "start=lognormal:250:inf"),
         ("--time", "begin=1"),
         ("--time", "start=lognormal:1"),
         ("--time", "start=@nothing.txt"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from decimal import Decimal
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 
 from fiskal import core
 from fiskal._core import ffi, lib
+from fiskal.germany import cases
+from fiskal.germany.codes import LAST_RECEIPT_CASE, ItemFlag, ReceiptCase, ReceiptFlag
+from fiskal.pos.prepared import PROCESS_TYPES, Kind
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 DE = 0x4445_0000_0000_0000
@@ -93,27 +97,6 @@ RECEIPTS = [
     (0xFFFF, 1, 1, "Kassenbeleg-V1", "Beleg", EITHER, "RECEIPT"),
 ]
 
-FLAGS = {
-    "FAILED": 0x0000_0001_0000,
-    "TRAINING": 0x0000_0002_0000,
-    "VOID": 0x0000_0004_0000,
-    "HANDWRITTEN": 0x0000_0008_0000,
-    "SMALL_BUSINESS": 0x0000_0010_0000,
-    "RECEIVER_IS_COMPANY": 0x0000_0020_0000,
-    "CONTAINS_USTG": 0x0000_0040_0000,
-    "TSE_INFO": 0x0000_0080_0000,
-    "SELF_TEST_OR_CLIENT_ONLY": 0x0000_0100_0000,
-    "TAR_DOWNLOAD": 0x0000_0200_0000,
-    "TAR_BYPASS": 0x0000_0400_0000,
-    "MASTER_DATA_UPDATE": 0x0000_0800_0000,
-    "FAIL_ON_OPEN": 0x0000_1000_0000,
-    "REMOVE_UNKNOWN": 0x0000_2000_0000,
-    "FORCE_SWITCH": 0x0000_4000_0000,
-    "IMPLICIT": 0x0001_0000_0000,
-    "CLOSE_ALL_ON_TSE": 0x0002_0000_0000,
-    "RECEIPT_REQUEST": 0x8000_0000_0000,
-}
-
 
 def decode(receipt_case: int, charges: int = 1, pays: int = 1, strict: int = 0) -> Any:
     out = ffi.new("fk_receipt_case *")
@@ -127,28 +110,56 @@ def test_receipt_case(
 ) -> None:
     case = decode(DE | number, charges, pays)
     assert (case.country, case.version, case.number) == (0x4445, 0, number)
-    assert core.PROCESS_TYPES[case.process_type] == process_type
+    assert PROCESS_TYPES[case.process_type] == process_type
     assert BON_TYP[case.bon_typ] == bon_typ
     assert case.flow == flow
-    assert core.Kind(case.kind).name == kind
+    assert Kind(case.kind).name == kind
     assert case.known == (number < 0x1A)
-    assert core.bon_type(DE | number, charges, pays) == (case.kind, bon_typ.strip("-"), process_type)
-    training = decode(DE | number | FLAGS["TRAINING"], charges, pays)
+    assert cases.bon_type(DE | number, charges, pays) == (case.kind, bon_typ.strip("-"), process_type)
+    training = decode(DE | number | ReceiptFlag.TRAINING, charges, pays)
     assert BON_TYP[training.bon_typ] == ("AVTraining" if process_type == "Kassenbeleg-V1" else "-")
     assert training.kind == case.kind
 
 
 def test_strict_migration_is_no_receipt() -> None:
     case = decode(DE | 0x19, 0, 0, strict=1)
-    assert core.PROCESS_TYPES[case.process_type] == "SonstigerVorgang"
-    assert case.kind == core.Kind.MIGRATION
+    assert PROCESS_TYPES[case.process_type] == "SonstigerVorgang"
+    assert case.kind == Kind.MIGRATION
 
 
-@pytest.mark.parametrize(("name", "flag"), FLAGS.items())
-def test_flag(name: str, flag: int) -> None:
-    assert getattr(lib, f"FK_FLAG_{name}") == flag
+@pytest.mark.parametrize("flag", ReceiptFlag)
+def test_flag(flag: int) -> None:
     case = decode(DE | flag | 1)
     assert (case.flags, case.unknown_flags, case.number, case.version) == (flag, 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "names"), [("FK_CASE_", ReceiptCase), ("FK_FLAG_", ReceiptFlag), ("FK_ITEM_", ItemFlag)]
+)
+def test_a_code_has_one_name(prefix: str, names: type[IntEnum]) -> None:
+    """In csrc/cases.h and in fiskal/germany/codes.py, the second names of a flag among them."""
+    in_c = {name.removeprefix(prefix): getattr(lib, name) for name in dir(lib) if name.startswith(prefix)}
+    in_c.pop("COUNT", None)
+    assert in_c == {name: int(member) for name, member in names.__members__.items()}
+    assert lib.FK_CASE_COUNT == LAST_RECEIPT_CASE + 1
+
+
+def enumerators(prefix: str) -> int:
+    """How many the core has; their values have no gaps."""
+    values = sorted(getattr(lib, name) for name in dir(lib) if name.startswith(prefix))
+    assert values == list(range(len(values)))
+    return len(values)
+
+
+def test_the_texts_stand_where_the_core_counts_them() -> None:
+    assert enumerators("FK_BON_") == len(cases.BON_TYPES)
+    assert enumerators("FK_GV_") == len(cases.GV_TYPES)
+    assert enumerators("FK_ZAHLART_") == len(cases.ZAHLART_TYPES)
+    assert enumerators("FK_PROCESS_") == len(PROCESS_TYPES)
+    assert enumerators("FK_KIND_") == len(Kind)
+    assert cases.GV_TYPES[lib.FK_GV_DIFFERENZ_SOLL_IST] == "DifferenzSollIst"
+    assert cases.ZAHLART_TYPES[lib.FK_ZAHLART_GUTHABENKARTE] == "Guthabenkarte"
+    assert cases.BON_TYPES[lib.FK_BON_AVRECHNUNG] == "AVRechnung"
 
 
 def test_unknown_flags_and_other_tagging() -> None:
@@ -187,7 +198,7 @@ def test_charge_case(row: dict[str, str]) -> None:
         assert case.ust_key == int(row["ust_key"])
         assert GV_TYP[case.gv_typ] == row["gv_typ"]
         assert case.known == 1
-        assert core.charge_case(int(row["value"]) | flags, Decimal(19)) == (
+        assert cases.charge_case(int(row["value"]) | flags, Decimal(19)) == (
             case.column,
             case.ust_key,
             row["gv_typ"],
@@ -228,13 +239,13 @@ def test_every_other_charge_case_is_unknown_and_in_column_5() -> None:
 )
 def test_undefined_service_goes_by_rate(rate: str, column: int) -> None:
     assert charge_case(DE, rate).column == column
-    assert core.charge_case(DE, Decimal(rate)) == (column, 7, "Umsatz")
+    assert cases.charge_case(DE, Decimal(rate)) == (column, 7, "Umsatz")
 
 
 @pytest.mark.parametrize("rate", ["NaN", "Infinity", "1E+50"])
 def test_rate_that_cannot_be(rate: str) -> None:
-    assert core.charge_case(DE, Decimal(rate)) == (5, 7, "Umsatz")
-    assert core.charge_case(DE | 2, Decimal(rate)) == (2, 2, "Umsatz")
+    assert cases.charge_case(DE, Decimal(rate)) == (5, 7, "Umsatz")
+    assert cases.charge_case(DE | 2, Decimal(rate)) == (2, 2, "Umsatz")
 
 
 @pytest.mark.parametrize("row", PAY_ROWS, ids=[row["case"] for row in PAY_ROWS])
@@ -254,7 +265,7 @@ def test_pay_case(row: dict[str, str]) -> None:
     assert ZAHLART[out.zahlart] == row["zahlart"]
     assert (GV_TYP[out.gv_typ_positive], GV_TYP[out.gv_typ_negative]) == (row["positive"], row["negative"])
     assert out.known == 1
-    decoded = core.pay_case(int(row["value"]))
+    decoded = cases.pay_case(int(row["value"]))
     assert decoded == (out.pay_class, row["zahlart"], row["positive"].strip("-"), row["negative"].strip("-"))
 
 

@@ -10,6 +10,7 @@ import uuid
 import pytest
 
 from fiskal import core
+from fiskal.pos.prepared import prepare
 
 REQUEST = {
     "ftCashBoxID": "fb1b79e2-f269-4fc0-9065-4821fed073d0",
@@ -41,7 +42,7 @@ def compact(value: object) -> bytes:
 
 
 def test_worked_example() -> None:
-    first = core.prepare(json.dumps(REQUEST, indent=2).encode())
+    first = prepare(json.dumps(REQUEST, indent=2).encode())
     assert first.canonical == compact(REQUEST)
     assert first.request_hash_base64 == "MsvNaxzuCC5087Revat8nLElkLBHzeGLDiixYEme8I4="
     raw, text, chain, chain_text = core.complete(
@@ -56,7 +57,7 @@ def test_worked_example() -> None:
     assert chain_text == "irTYOOkIZRz/k/DRVp5QGsmpKCmydYe7/IUIS/iDnfc="
     assert (base64.b64encode(raw).decode(), base64.b64encode(chain).decode()) == (text, chain_text)
 
-    second = core.prepare(
+    second = prepare(
         compact(
             REQUEST
             | {

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fiskal import core
 from fiskal.errors import ReceiptRejected
+from fiskal.pos.prepared import MAX_ITEMS, MAX_REQUEST_BYTES, prepare
 
 DE = 0x4445_0000_0000_0000
 MOMENT = "2024-03-05T18:30:00Z"
@@ -39,7 +40,7 @@ def request(**members: Any) -> bytes:
 
 
 def canonical(text: str | bytes) -> str:
-    return core.prepare(text.encode() if isinstance(text, str) else text).canonical.decode()
+    return prepare(text.encode() if isinstance(text, str) else text).canonical.decode()
 
 
 def with_member(member: str) -> str:
@@ -48,7 +49,7 @@ def with_member(member: str) -> str:
 
 def refusal(data: str | bytes, **options: Any) -> ReceiptRejected:
     with pytest.raises(ReceiptRejected) as caught:
-        core.prepare(data.encode() if isinstance(data, str) else data, **options)
+        prepare(data.encode() if isinstance(data, str) else data, **options)
     assert caught.value.hint
     return caught.value
 
@@ -105,7 +106,7 @@ def test_nulls() -> None:
         cbChargeItems=[{"Description": None, "Unit": None, "VATAmount": None, "Moment": None}],
         cbPayItems=None,
     )
-    prepared = core.prepare(sent)
+    prepared = prepare(sent)
     text = prepared.canonical.decode()
     assert '"ftCashBoxID":null' in text
     assert '"cbTerminalID":null' in text
@@ -169,7 +170,7 @@ def test_every_member_in_its_place() -> None:
     upside_down = dict(reversed(receipt.items()))
     upside_down["cbChargeItems"] = [dict(reversed(charge.items()))]
     assert canonical(json.dumps(upside_down)) == text
-    prepared = core.prepare(text.encode())
+    prepared = prepare(text.encode())
     assert prepared.request_hash == hashlib.sha256(text.encode()).digest()
     assert (prepared.queue_id, prepared.pos_system_id, prepared.previous_receipt_reference) == ("b", "c", "y")
     assert (prepared.terminal_id, prepared.receipt_reference, prepared.receipt_case_data) == (
@@ -197,7 +198,7 @@ def test_text_escapes(sent: str, stored: str) -> None:
     text = canonical(with_member(f'"cbUser":{sent}'))
     assert text.endswith(f'"cbUser":{stored}}}')
     assert canonical(text) == text
-    assert core.prepare(with_member(f'"cbTerminalID":{sent}').encode()).terminal_id == json.loads(stored)
+    assert prepare(with_member(f'"cbTerminalID":{sent}').encode()).terminal_id == json.loads(stored)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_text_escapes(sent: str, stored: str) -> None:
 )
 def test_decimals(sent: str, stored: str) -> None:
     assert f'"cbReceiptAmount":{stored}}}' in canonical(with_member(f'"cbReceiptAmount":{sent}'))
-    assert core.prepare(with_member(f'"cbReceiptAmount":{sent}').encode()).total == stored
+    assert prepare(with_member(f'"cbReceiptAmount":{sent}').encode()).total == stored
 
 
 @pytest.mark.parametrize(
@@ -236,7 +237,7 @@ def test_decimals(sent: str, stored: str) -> None:
     ],
 )
 def test_integers(sent: str, value: int) -> None:
-    prepared = core.prepare(with_member(f'"ftReceiptCase":{sent}').encode())
+    prepared = prepare(with_member(f'"ftReceiptCase":{sent}').encode())
     assert prepared.receipt_case == value
     assert f'"ftReceiptCase":{value}' in prepared.canonical.decode()
 
@@ -347,7 +348,7 @@ def test_truncated_at_every_byte() -> None:
     )
     for length in range(len(text)):
         assert refusal(text[:length]).code == "JSON_TRUNCATED", text[:length]
-    core.prepare(text.encode())
+    prepare(text.encode())
 
 
 def test_deep_but_allowed() -> None:
@@ -358,20 +359,20 @@ def test_limits() -> None:
     items = with_member(
         '"cbChargeItems":[' + ",".join(["{}"] * 6) + '],"cbPayItems":[' + ",".join(["{}"] * 5) + "]"
     )
-    assert core.prepare(items.encode(), max_items=11).charge_count == 6
+    assert prepare(items.encode(), max_items=11).charge_count == 6
     error = refusal(items, max_items=10)
     assert (error.code, error.field) == ("TOO_MANY_ITEMS", "cbPayItems[4]")
-    assert refusal(b" " * (core.MAX_REQUEST_BYTES + 1)).code == "JSON_TOO_LARGE"
-    many = request(cbChargeItems=[{"Description": "Ä" * 40, "Amount": 1}] * core.MAX_ITEMS)
-    prepared = core.prepare(many)
-    assert (prepared.charge_count, prepared.total) == (core.MAX_ITEMS, "10000.0")
-    assert refusal(request(cbChargeItems=[{}] * (core.MAX_ITEMS + 1))).code == "TOO_MANY_ITEMS"
+    assert refusal(b" " * (MAX_REQUEST_BYTES + 1)).code == "JSON_TOO_LARGE"
+    many = request(cbChargeItems=[{"Description": "Ä" * 40, "Amount": 1}] * MAX_ITEMS)
+    prepared = prepare(many)
+    assert (prepared.charge_count, prepared.total) == (MAX_ITEMS, "10000.0")
+    assert refusal(request(cbChargeItems=[{}] * (MAX_ITEMS + 1))).code == "TOO_MANY_ITEMS"
 
 
 @pytest.mark.parametrize("size", [60_000, 70_000, 1_000_000])
 def test_text_that_outgrows_the_arena(size: int) -> None:
     description = '"\u2028' * size
-    prepared = core.prepare(request(ftReceiptCase=DE | 0x10, cbChargeItems=[{"Description": description}]))
+    prepared = prepare(request(ftReceiptCase=DE | 0x10, cbChargeItems=[{"Description": description}]))
     assert json.loads(prepared.canonical)["cbChargeItems"][0]["Description"] == description
     assert prepared.process_data == f'1;"{description.replace(chr(34), chr(34) * 2)}";0.00'.encode()
 
@@ -399,7 +400,7 @@ def test_text_that_outgrows_the_arena(size: int) -> None:
 def test_action_start(
     receipt: str, charges: list[str | None], pays: list[str | None] | None, start: str, complete: bool
 ) -> None:
-    prepared = core.prepare(
+    prepared = prepare(
         request(
             cbReceiptMoment=receipt,
             cbChargeItems=[{"Moment": moment} for moment in charges],
@@ -413,13 +414,13 @@ def test_action_start(
 
 def test_sums() -> None:
     items = [{"Amount": "5.00", "Quantity": -1}, {"Amount": "0.125"}]
-    prepared = core.prepare(request(ftReceiptCase=1, cbChargeItems=items, cbPayItems=[{"Amount": -4.875}]))
+    prepared = prepare(request(ftReceiptCase=1, cbChargeItems=items, cbPayItems=[{"Amount": -4.875}]))
     assert (prepared.total, prepared.charge_sum, prepared.pay_sum) == ("5.125", "-4.875", "-4.875")
     assert prepared.balanced
-    unbalanced = core.prepare(request(ftReceiptCase=1, cbChargeItems=items))
+    unbalanced = prepare(request(ftReceiptCase=1, cbChargeItems=items))
     assert not unbalanced.balanced
-    assert core.prepare(request(ftReceiptCase=0x10, cbChargeItems=items)).balanced
-    assert core.prepare(request(cbReceiptAmount=7, cbChargeItems=items)).total == "7.0"
+    assert prepare(request(ftReceiptCase=0x10, cbChargeItems=items)).balanced
+    assert prepare(request(cbReceiptAmount=7, cbChargeItems=items)).total == "7.0"
 
 
 @given(
@@ -432,13 +433,13 @@ def test_sums() -> None:
 )
 def test_total_is_exact(amounts: list[Decimal]) -> None:
     sent = ",".join(f'{{"Amount":{amount:f}}}' for amount in amounts)
-    prepared = core.prepare(with_member(f'"cbChargeItems":[{sent}]').encode())
+    prepared = prepare(with_member(f'"cbChargeItems":[{sent}]').encode())
     stored = json.loads(prepared.canonical, parse_float=Fraction)["cbChargeItems"]
     assert Fraction(prepared.total) == sum(item["Amount"] for item in stored)
 
 
 def test_payload_error_leaves_the_identity_readable() -> None:
-    prepared = core.prepare(
+    prepared = prepare(
         request(
             ftCashBoxID="box",
             ftReceiptCase=DE | 1,
@@ -456,7 +457,7 @@ def test_payload_error_leaves_the_identity_readable() -> None:
 
 def test_raw_hash_is_over_the_bytes_as_sent() -> None:
     data = b" " + request()
-    assert core.prepare(data).raw_hash == hashlib.sha256(data).digest()
+    assert prepare(data).raw_hash == hashlib.sha256(data).digest()
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -480,8 +481,8 @@ def test_canonical_text_is_its_own_canonical_text(
     charges: list[Any], pays: list[Any], user: str, case: int, ascii_only: bool
 ) -> None:
     members = {"cbReceiptMoment": MOMENT, "cbChargeItems": charges, "cbPayItems": pays, "ftReceiptCase": case}
-    first = core.prepare(json.dumps(members | {"cbUser": user}, ensure_ascii=ascii_only).encode())
-    second = core.prepare(first.canonical)
+    first = prepare(json.dumps(members | {"cbUser": user}, ensure_ascii=ascii_only).encode())
+    second = prepare(first.canonical)
     assert second.canonical == first.canonical
     assert (second.process_data, second.warnings) == (first.process_data, first.warnings)
     stored = json.loads(first.canonical)
@@ -495,7 +496,7 @@ def test_threads_do_not_disturb_each_other() -> None:
     def work(number: int) -> bool:
         for turn in range(200):
             reference = f"R-{number}-{turn}" * (1 + turn % 7)
-            prepared = core.prepare(request(cbReceiptReference=reference, ftReceiptCase=DE | 2))
+            prepared = prepare(request(cbReceiptReference=reference, ftReceiptCase=DE | 2))
             expected = hashlib.sha256(prepared.canonical).digest()
             if prepared.receipt_reference != reference or prepared.request_hash != expected:
                 return False

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiskal import core
+from fiskal.pos.prepared import (
+    WARN_CURRENCY_CODE,
+    WARN_PAYMENT_NOT_ALLOWED,
+    WARN_UNBALANCED,
+    WARN_UNKNOWN_CHARGE_CASE,
+    WARN_UNKNOWN_PAY_CASE,
+    WARN_UNKNOWN_RECEIPT_CASE,
+    Prepared,
+    prepare,
+)
 
 DE = 0x4445_0000_0000_0000
 IMPLICIT, VOID, TRAINING, CANCELLATION = 0x1_0000_0000, 0x4_0000, 0x2_0000, 0x20_0000
@@ -151,7 +160,7 @@ def encode(case: int, charges: list[dict[str, Any]], pays: list[dict[str, Any]])
 )
 def test_receipt(number: int, flag: int, charges: list[dict[str, Any]], pays: list[dict[str, Any]]) -> None:
     case = DE | flag | number
-    prepared = core.prepare(encode(case, charges, pays))
+    prepared = prepare(encode(case, charges, pays))
     assert prepared.payload_error() is None
     assert prepared.process_type == "Kassenbeleg-V1"
     with localcontext(EXACT):
@@ -165,7 +174,7 @@ def test_receipt(number: int, flag: int, charges: list[dict[str, Any]], pays: li
 
 @given(charge_items)
 def test_order(charges: list[dict[str, Any]]) -> None:
-    prepared = core.prepare(encode(DE | IMPLICIT | 0x10, charges, []))
+    prepared = prepare(encode(DE | IMPLICIT | 0x10, charges, []))
     if any(not item["Quantity"] and item["Amount"] for item in charges):
         error = prepared.payload_error()
         assert error is not None
@@ -225,8 +234,8 @@ def test_strict_refuses(
     code: str, field: str, case: int, charges: list[dict[str, Any]], pays: list[dict[str, Any]]
 ) -> None:
     data = encode(DE | IMPLICIT | case, charges, pays)
-    assert core.prepare(data).payload_error() is None
-    error = core.prepare(data, strict=True).payload_error()
+    assert prepare(data).payload_error() is None
+    error = prepare(data, strict=True).payload_error()
     assert error is not None
     assert (error.code, error.field) == (code, field)
 
@@ -253,33 +262,33 @@ STRICT_REPAIRED = [
 def test_strict_repairs(
     case: int, charges: list[dict[str, Any]], pays: list[dict[str, Any]], expected: str
 ) -> None:
-    prepared = core.prepare(encode(DE | IMPLICIT | case, charges, pays), strict=True)
+    prepared = prepare(encode(DE | IMPLICIT | case, charges, pays), strict=True)
     assert prepared.payload_error() is None
     assert (prepared.process_data or b"").decode() == expected
 
 
 def test_strict_ignores_the_void_exception_of_internal_payments() -> None:
     data = encode(DE | VOID | 0x12, [charge("-4.50")], [pay("-4.50", 0x0A)])
-    assert core.prepare(data).process_data == b"AVSachbezug^-4.50_0.00_0.00_0.00_-4.50^"
-    assert core.prepare(data, strict=True).process_data == b"AVSachbezug^-4.50_0.00_0.00_0.00_4.50^"
+    assert prepare(data).process_data == b"AVSachbezug^-4.50_0.00_0.00_0.00_-4.50^"
+    assert prepare(data, strict=True).process_data == b"AVSachbezug^-4.50_0.00_0.00_0.00_4.50^"
 
 
 @pytest.mark.parametrize(
     ("case", "charges", "pays", "warning"),
     [
-        (0x01 | TRAINING, [charge("1")], [pay("1")], core.WARN_PAYMENT_NOT_ALLOWED),
-        (0x12, [charge("1")], [pay("1")], core.WARN_PAYMENT_NOT_ALLOWED),
-        (0x0B, [charge("1")], [pay("1")], core.WARN_PAYMENT_NOT_ALLOWED),
-        (0x01, [charge("1")], [], core.WARN_UNBALANCED),
-        (0xEE, [], [], core.WARN_UNKNOWN_RECEIPT_CASE),
-        (0x01, [charge("1", 0xF3)], [pay("1")], core.WARN_UNKNOWN_CHARGE_CASE),
-        (0x01, [charge("1")], [pay("1", 0x99)], core.WARN_UNKNOWN_PAY_CASE),
-        (0x01, [charge("1")], [pay("1", 2, currency="usd", foreign="1")], core.WARN_CURRENCY_CODE),
+        (0x01 | TRAINING, [charge("1")], [pay("1")], WARN_PAYMENT_NOT_ALLOWED),
+        (0x12, [charge("1")], [pay("1")], WARN_PAYMENT_NOT_ALLOWED),
+        (0x0B, [charge("1")], [pay("1")], WARN_PAYMENT_NOT_ALLOWED),
+        (0x01, [charge("1")], [], WARN_UNBALANCED),
+        (0xEE, [], [], WARN_UNKNOWN_RECEIPT_CASE),
+        (0x01, [charge("1", 0xF3)], [pay("1")], WARN_UNKNOWN_CHARGE_CASE),
+        (0x01, [charge("1")], [pay("1", 0x99)], WARN_UNKNOWN_PAY_CASE),
+        (0x01, [charge("1")], [pay("1", 2, currency="usd", foreign="1")], WARN_CURRENCY_CODE),
         (0x01, [charge("1")], [pay("1")], 0),
     ],
 )
 def test_warnings(case: int, charges: list[dict[str, Any]], pays: list[dict[str, Any]], warning: int) -> None:
-    assert core.prepare(encode(DE | case, charges, pays)).warnings == warning
+    assert prepare(encode(DE | case, charges, pays)).warnings == warning
 
 
 @pytest.mark.parametrize(
@@ -288,17 +297,17 @@ def test_warnings(case: int, charges: list[dict[str, Any]], pays: list[dict[str,
 )
 def test_historic_rates_are_optional(rate: str, column: int) -> None:
     data = encode(DE | 1, [charge("1.00", 0x17, rate=rate)], [pay("1.00")])
-    assert (core.prepare(data).process_data or b"").split(b"^")[1].split(b"_")[4] == b"1.00"
-    columns = (core.prepare(data, historic_rates=True).process_data or b"").split(b"^")[1].split(b"_")
+    assert (prepare(data).process_data or b"").split(b"^")[1].split(b"_")[4] == b"1.00"
+    columns = (prepare(data, historic_rates=True).process_data or b"").split(b"^")[1].split(b"_")
     assert columns[column] == b"1.00"
 
 
 # ---- ftPayItemCaseData -----------------------------------------------------------------------------------
 
 
-def payment(case: int, data: str | None) -> core.Prepared:
+def payment(case: int, data: str | None) -> Prepared:
     item = {"Amount": "3.00", "ftPayItemCase": DE | case, "ftPayItemCaseData": data}
-    return core.prepare(
+    return prepare(
         json.dumps({"cbReceiptMoment": "2024-01-02", "ftReceiptCase": DE | 1, "cbPayItems": [item]}).encode()
     )
 
@@ -359,7 +368,7 @@ def test_bad_currency_data(case: int, data: str | None, code: str) -> None:
 
 def test_too_many_currencies() -> None:
     pays = [pay("1", 2, currency=f"C{i:02}", foreign="1") for i in range(65)]
-    assert core.prepare(encode(DE | 1, [], pays[:64])).payload_error() is None
-    error = core.prepare(encode(DE | 1, [], pays)).payload_error()
+    assert prepare(encode(DE | 1, [], pays[:64])).payload_error() is None
+    error = prepare(encode(DE | 1, [], pays)).payload_error()
     assert error is not None
     assert (error.code, error.field) == ("TOO_MANY_CURRENCIES", "cbPayItems[64]")

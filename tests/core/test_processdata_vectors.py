@@ -12,6 +12,7 @@ import pytest
 
 from fiskal import core
 from fiskal._core import ffi, lib
+from fiskal.pos.prepared import PROCESS_TYPES, prepare
 
 VECTORS = [
     json.loads(line)
@@ -28,7 +29,7 @@ def test_all_vectors_are_there() -> None:
 @BY_ID
 def test_from_json(vector: dict[str, Any]) -> None:
     request = {"cbReceiptMoment": "2024-03-05T18:30:00Z", **vector["request"]}
-    prepared = core.prepare(json.dumps(request, ensure_ascii=False).encode())
+    prepared = prepare(json.dumps(request, ensure_ascii=False).encode())
     if "error" in vector:
         error = prepared.payload_error()
         assert error is not None
@@ -87,5 +88,5 @@ def test_from_flat_arrays(vector: dict[str, Any]) -> None:
         assert status in {lib.FK_E_QUANTITY_ZERO, lib.FK_E_CURRENCY_MISSING, lib.FK_E_CURRENCY_INVALID}
         return
     assert status == lib.FK_OK
-    assert core.PROCESS_TYPES[result.process_type] == vector["processType"]
+    assert PROCESS_TYPES[result.process_type] == vector["processType"]
     assert bytes(ffi.buffer(out, result.length)) == vector["processData"].encode()

@@ -354,7 +354,7 @@ def random_bytes(count: int) -> Iterator[bytes]:
 def big_archive(shop: Shop, name: str, mebibytes: int) -> None:
     """An export with large members, which are what a reader could keep."""
     store = shop.middleware.store
-    row = shop.middleware.queue()._exports.due(shop.row.ftQueueId, 1, "scu", shop.clock())
+    row = shop.middleware.queue().exports.due(shop.row.ftQueueId, 1, "scu", shop.clock())
 
     def tar() -> Iterator[bytes]:
         out = io.BytesIO()
@@ -386,7 +386,7 @@ def test_archives_are_read_in_memory_that_does_not_grow_with_them(shop: Shop, ki
 
 def test_an_archive_is_written_in_memory_that_does_not_grow_with_it(shop: Shop) -> None:
     store = shop.middleware.store
-    row = shop.middleware.queue()._exports.due("item", 1, "scu", shop.clock())
+    row = shop.middleware.queue().exports.due("item", 1, "scu", shop.clock())
     tracemalloc.start()
     _, size = exportfile.write(store, row, random_bytes(16 * 12), lambda: -1, shop.clock())
     used = tracemalloc.get_traced_memory()[1]

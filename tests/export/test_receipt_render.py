@@ -31,8 +31,9 @@ from receipt_samples import (
     transaction,
 )
 
+from fiskal.export.picture import render_png
 from fiskal.export.receipt import Item, printable, qr_payload
-from fiskal.export.render import COLUMNS, WIDTH_MIN, cells, render_png, render_svg, render_text
+from fiskal.export.render import COLUMNS, WIDTH_MIN, cells, render_svg, render_text
 from fiskal.pos.models import ChargeItem, PayItem
 
 SVG = "{http://www.w3.org/2000/svg}"

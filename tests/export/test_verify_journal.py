@@ -153,6 +153,20 @@ def test_a_missing_row_is_found(journal: tuple[Path, str], table: str, tmp_path:
     assert not report.ok
 
 
+@pytest.mark.parametrize("total", ["sNaN", "NaN", "-Infinity", "a"])
+def test_a_total_that_is_no_number_is_found(journal: tuple[Path, str], total: str, tmp_path: Path) -> None:
+    copy = tmp_path / STORE_NAME
+    source = sqlite3.connect(journal[0])
+    target = sqlite3.connect(copy)
+    source.backup(target)
+    source.close()
+    target.execute("UPDATE ftQueue SET ftReceiptTotalizer = ?", (total,))
+    target.commit()
+    target.close()
+    report = check((copy, journal[1]))
+    assert any(f"ftReceiptTotalizer {total!r} is no number" in str(each) for each in report.problems)
+
+
 def test_a_receipt_that_is_taken_away_or_given_to_an_error_is_found(
     journal: tuple[Path, str], tmp_path: Path
 ) -> None:
@@ -160,9 +174,9 @@ def test_a_receipt_that_is_taken_away_or_given_to_an_error_is_found(
     nothing = ", ".join(f"{name} = NULL" for name in columns)
     error, last = (
         "ftReceiptNumber IS NULL",
-        "ftReceiptNumber = (SELECT max(ftReceiptNumber) FROM ftReceiptJournal)",
+        "ftReceiptNumber = (SELECT max(ftReceiptNumber) FROM ftQueueItemAnswer)",
     )
-    gift = ", ".join(f"{name} = (SELECT {name} FROM ftReceiptJournal WHERE {last})" for name in columns)
+    gift = ", ".join(f"{name} = (SELECT {name} FROM ftQueueItemAnswer WHERE {last})" for name in columns)
     for change_, where, what in (
         (nothing, last, "was answered without error, but has no receipt journal entry"),
         (gift, error, "was answered with an error, but has a receipt journal entry"),
@@ -210,7 +224,7 @@ def test_a_rewritten_response_with_fitting_hashes_is_found_by_its_signatures(
     ).fetchall():
         previous = hashlib.sha256(
             previous
-            + uuid.UUID(journal_id).bytes_le
+            + uuid.UUID(bytes=journal_id).bytes_le
             + moment.to_bytes(8, "little")
             + number.to_bytes(8, "little")
             + base64.b64decode(request_hash)

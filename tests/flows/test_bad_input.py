@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 
 import fiskal
-from fiskal.core import MAX_ITEMS, MAX_REQUEST_BYTES
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import DE
 from fiskal.host.http import MAX_BODY_BYTES, create_app
+from fiskal.pos.prepared import MAX_ITEMS, MAX_REQUEST_BYTES
 from fiskal.queue.checks import MAX_PROCESS_DATA_BYTES
 from fiskal.tse.verify import verify_qr
 from tests.flows.doors import post

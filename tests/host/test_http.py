@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import http.client
 import io
 import json
+import re
 import socket
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 import uvicorn
-from litestar.testing import TestClient
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
+from fiskal.conversation import Call
 from fiskal.errors import (
     ConfigurationError,
     CoreError,
@@ -29,12 +35,12 @@ from fiskal.errors import (
 )
 from fiskal.export.journal import JournalError, TarExportFailed
 from fiskal.export.verify import verify_journal
-from fiskal.fairlock import QueueBusy
 from fiskal.host import config as configs
-from fiskal.host import openapi
-from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, paths
+from fiskal.host.http import OPERATIONS, V0_PREFIXES, V1_PREFIXES, Application, create_app, openapi, paths
 from fiskal.pos import decode_echo, encode_echo
+from fiskal.queue.line import QueueBusy
 from fiskal.scu.errors import ClientError, Misconfigured, NotSupported, OutcomeUnknown, Unreachable
+from fiskal.store.null import NullStore
 from fiskal.tse.tarverify import verify_tar
 from tests.support.shop import Shop
 
@@ -47,6 +53,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.config = configs.new_config()
+        self.store = NullStore()
         self.sign: Callable[[bytes], bytes] = lambda body: ANSWER
         self.stream: Callable[[], Iterator[bytes]] = lambda: iter((b"[1,", b"2]"))
         self.asked: tuple[Any, ...] = ()
@@ -60,8 +67,8 @@ class Fake:
         self.bodies.append(body)
         return self.sign(body)
 
-    def begin(self, body: bytes) -> tuple[bytes | None, Callable[[], bytes]]:
-        return None, (lambda: self.sign_json(body))
+    async def receipt(self, body: bytes) -> bytes:
+        return await Call(partial(self.sign_json, body))
 
     def journal(self, *args: Any, queue_id: str | None = None) -> Iterator[bytes]:
         self.asked = (*args[:3], queue_id)
@@ -93,7 +100,7 @@ def fake() -> Fake:
 
 
 @pytest.fixture
-def client(fake: Fake) -> Iterator[TestClient[Application]]:
+def client(fake: Fake) -> Iterator[TestClient]:
     with TestClient(app_of(fake)) as made:
         yield made
 
@@ -145,7 +152,7 @@ def spellings(path: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "path"), EVERY_PATH)
-def test_every_route_in_every_spelling(client: TestClient[Application], name: str, path: str) -> None:
+def test_every_route_in_every_spelling(client: TestClient, name: str, path: str) -> None:
     for spelling in spellings(path):
         if name == "journal":
             response = client.post(f"{spelling}?type=3")
@@ -170,23 +177,43 @@ def test_a_base_path_may_stand_before_every_route(fake: Fake) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/xml/v0/sign", "/xml/v1/echo", "/xml/sign", "/v2/sign", "/sign/x"])
-def test_unknown_routes(client: TestClient[Application], path: str) -> None:
+def test_unknown_routes(client: TestClient, path: str) -> None:
     assert "openapi.json" in problem(client.post(path, content=b"{}", headers=JSON), 404, "NOT_FOUND")["hint"]
 
 
 @pytest.mark.parametrize("path", ["/v1/echo", "/json/v0/sign", "/journal?type=3"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
-def test_wrong_method(client: TestClient[Application], method: str, path: str) -> None:
+def test_wrong_method(client: TestClient, method: str, path: str) -> None:
     response = client.request(method, path)
     problem(response, 405, "METHOD_NOT_ALLOWED")
     assert "POST" in response.headers["allow"]
 
 
-def test_health_and_schema_are_get_only(client: TestClient[Application]) -> None:
+def test_health_and_schema_are_get_only(client: TestClient) -> None:
     for path in ("/health", "/openapi.json"):
         response = client.post(path)
         problem(response, 405, "METHOD_NOT_ALLOWED")
         assert "GET" in response.headers["allow"]
+
+
+@pytest.mark.parametrize(("path", "allow"), [("/v1/sign", "OPTIONS, POST"), ("/health", "GET, OPTIONS")])
+def test_options_names_the_methods(client: TestClient, path: str, allow: str) -> None:
+    response = client.options(path)
+    assert (response.status_code, response.headers["allow"], response.content) == (204, allow, b"")
+    problem(client.options("/nothing"), 404, "NOT_FOUND")
+
+
+def test_slashes_too_many_do_no_harm(client: TestClient) -> None:
+    assert client.post("//json//v1/sign//", content=b"{}", headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize("base", ["", "/queue"])
+def test_mounted_in_another_application(fake: Fake, base: str) -> None:
+    outer = Starlette(routes=[Mount("/Shop", app_of(fake, base_path=base))])
+    with TestClient(outer) as client:
+        for path in ("/Shop/sign", f"/Shop{base}/JSON/v1/Sign/"):
+            assert client.post(path, content=b"{}", headers=JSON).status_code == 200
+        problem(client.post("/Shop/", content=b"{}", headers=JSON), 404, "NOT_FOUND")
 
 
 # ---- echo and sign --------------------------------------------------------------------------------
@@ -202,7 +229,7 @@ def test_health_and_schema_are_get_only(client: TestClient[Application]) -> None
     ],
 )
 def test_echo_answers_in_the_form_it_was_asked(
-    client: TestClient[Application], path: str, sent: bytes, answered: bytes
+    client: TestClient, path: str, sent: bytes, answered: bytes
 ) -> None:
     response = client.post(path, content=sent, headers=JSON)
     assert response.status_code == 200
@@ -211,13 +238,13 @@ def test_echo_answers_in_the_form_it_was_asked(
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"Hello"])
-def test_echo_of_what_is_no_message(client: TestClient[Application], body: bytes) -> None:
+def test_echo_of_what_is_no_message(client: TestClient, body: bytes) -> None:
     response = client.post("/v1/echo", content=body, headers=JSON)
     assert response.status_code == 400
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_sign_passes_the_bytes_through(client: TestClient[Application], fake: Fake) -> None:
+def test_sign_passes_the_bytes_through(client: TestClient, fake: Fake) -> None:
     body = b'\xef\xbb\xbf { "a" : 1.50, /* kept */ }'
     response = client.post("/json/v1/sign", content=body, headers=JSON)
     assert response.content == ANSWER
@@ -227,9 +254,7 @@ def test_sign_passes_the_bytes_through(client: TestClient[Application], fake: Fa
 
 
 @pytest.mark.parametrize("path", ["/v0/sign", "/v1/sign"])
-def test_a_receipt_request_without_match_is_null(
-    client: TestClient[Application], fake: Fake, path: str
-) -> None:
+def test_a_receipt_request_without_match_is_null(client: TestClient, fake: Fake, path: str) -> None:
     fake.sign = lambda body: b"null"
     response = client.post(path, content=b"{}", headers=JSON)
     assert (response.status_code, response.content) == (200, b"null")
@@ -245,7 +270,7 @@ def test_a_receipt_request_without_match_is_null(
         "application/vnd.pos+json",
     ],
 )
-def test_content_types_that_are_json(client: TestClient[Application], content_type: str) -> None:
+def test_content_types_that_are_json(client: TestClient, content_type: str) -> None:
     headers = {"Content-Type": content_type}
     assert client.post("/sign", content=b"{}", headers=headers).status_code == 200
 
@@ -263,7 +288,7 @@ def test_content_types_that_are_json(client: TestClient[Application], content_ty
 )
 @pytest.mark.parametrize("path", ["/v0/echo", "/sign"])
 def test_content_types_that_are_not(
-    client: TestClient[Application], fake: Fake, headers: dict[str, str], path: str
+    client: TestClient, fake: Fake, headers: dict[str, str], path: str
 ) -> None:
     problem(client.post(path, content=b"<x/>", headers=headers), 415, "UNSUPPORTED_MEDIA_TYPE")
     assert fake.bodies == []
@@ -336,9 +361,7 @@ def test_many_clients_at_once_leave_a_journal_that_holds(shop: Shop) -> None:
         ("type=-1", (-1, 0, 0, None)),
     ],
 )
-def test_journal_parameters(
-    client: TestClient[Application], fake: Fake, query: str, asked: tuple[Any, ...]
-) -> None:
+def test_journal_parameters(client: TestClient, fake: Fake, query: str, asked: tuple[Any, ...]) -> None:
     assert client.post(f"/journal?{query}").status_code == 200
     assert fake.asked == asked
 
@@ -358,12 +381,12 @@ def test_journal_parameters(
         ("type=3&to=", "to"),
     ],
 )
-def test_bad_journal_parameters(client: TestClient[Application], fake: Fake, query: str, field: str) -> None:
+def test_bad_journal_parameters(client: TestClient, fake: Fake, query: str, field: str) -> None:
     assert problem(client.post(f"/journal?{query}"), 400, "BAD_QUERY")["field"] == field
     assert fake.asked == ()
 
 
-def test_too_many_journal_parameters(client: TestClient[Application]) -> None:
+def test_too_many_journal_parameters(client: TestClient) -> None:
     problem(client.post("/journal?type=3" + "&a=1" * 200), 400, "BAD_QUERY")
 
 
@@ -377,7 +400,7 @@ def test_too_many_journal_parameters(client: TestClient[Application]) -> None:
     ],
 )
 def test_journal_ignores_its_body(
-    client: TestClient[Application], fake: Fake, headers: dict[str, str], body: bytes
+    client: TestClient, fake: Fake, headers: dict[str, str], body: bytes
 ) -> None:
     response = client.post("/journal?type=3", content=body, headers=headers)
     assert response.content == b"[1,2]"
@@ -385,7 +408,7 @@ def test_journal_ignores_its_body(
     assert fake.asked == (3, 0, 0, None)
 
 
-def test_an_empty_journal_is_an_empty_body(client: TestClient[Application], fake: Fake) -> None:
+def test_an_empty_journal_is_an_empty_body(client: TestClient, fake: Fake) -> None:
     fake.stream = lambda: iter(())
     response = client.post("/journal?type=4919338167972134915")
     assert (response.status_code, response.content) == (200, b"")
@@ -405,9 +428,7 @@ def raise_at_once(error: Exception) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("lazily", [False, True])
-def test_an_early_error_of_a_journal_has_its_status(
-    client: TestClient[Application], fake: Fake, lazily: bool
-) -> None:
+def test_an_early_error_of_a_journal_has_its_status(client: TestClient, fake: Fake, lazily: bool) -> None:
     error = JournalError("The given journal type 0x'4154000000000001' cannot be used")
     fake.stream = (lambda: raising(error)) if lazily else raise_at_once(error)
     body = problem(client.post("/journal?type=3"), 400, "JOURNAL_TYPE")
@@ -456,7 +477,7 @@ def test_a_client_that_leaves_ends_its_journal(fake: Fake) -> None:
         assert httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
 
 
-def test_a_journal_is_closed_when_it_was_read(client: TestClient[Application], fake: Fake) -> None:
+def test_a_journal_is_closed_when_it_was_read(client: TestClient, fake: Fake) -> None:
     closed = threading.Event()
 
     def stream() -> Iterator[bytes]:
@@ -594,7 +615,7 @@ def test_token(fake: Fake) -> None:
         problem(client.post("/nothing", headers=JSON), 404, "NOT_FOUND")
 
 
-def test_headers_are_ignored_when_no_token_is_required(client: TestClient[Application]) -> None:
+def test_headers_are_ignored_when_no_token_is_required(client: TestClient) -> None:
     headers = {**JSON, "cashboxid": "x", "accesstoken": "y"}
     assert client.post("/sign", content=b"{}", headers=headers).status_code == 200
 
@@ -633,7 +654,7 @@ def internal() -> FiskalError:
     ],
 )
 def test_errors(
-    client: TestClient[Application],
+    client: TestClient,
     fake: Fake,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -649,13 +670,13 @@ def test_errors(
     assert len(logged) == (status == 500)
 
 
-def test_retry_after_is_what_the_tse_asks_for(client: TestClient[Application], fake: Fake) -> None:
+def test_retry_after_is_what_the_tse_asks_for(client: TestClient, fake: Fake) -> None:
     fake.sign = raise_at_once(Unreachable("TIMEOUT", "no answer", retry_after_ms=2500))
     assert client.post("/sign", content=b"{}", headers=JSON).headers["retry-after"] == "3"
 
 
 def test_a_rejection_says_where_and_what_to_do_and_carries_what_was_stored(
-    client: TestClient[Application], fake: Fake
+    client: TestClient, fake: Fake
 ) -> None:
     stored = '{"ftState":4919373356352859886,"x":1.00}'
     fake.sign = raise_at_once(
@@ -669,7 +690,7 @@ def test_a_rejection_says_where_and_what_to_do_and_carries_what_was_stored(
     assert "response" not in client.post("/sign", content=b"{}", headers=JSON).json()
 
 
-def test_health(client: TestClient[Application]) -> None:
+def test_health(client: TestClient) -> None:
     response = client.get("/Health/")
     assert response.json()["status"] == "ok"
     assert response.json()["version"]
@@ -691,7 +712,7 @@ def references(value: Any) -> Iterator[str]:
             yield from references(inner)
 
 
-def test_openapi_is_whole(client: TestClient[Application]) -> None:
+def test_openapi_is_whole(client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     assert document["openapi"].startswith("3.1.")
     assert document["info"]["title"]
@@ -720,9 +741,10 @@ def test_openapi_is_whole(client: TestClient[Application]) -> None:
 
 def test_every_documented_route_answers_and_every_route_is_documented(fake: Fake) -> None:
     app = app_of(fake)
+    assert {path for name in OPERATIONS for path in paths(name)} < set(app.endpoints)
     with TestClient(app) as client:
         described = client.get("/openapi.json").json()["paths"]
-        assert set(described) == {route.path for route in app.routes}
+        assert set(described) == set(app.endpoints)
         for path, methods in described.items():
             for method in methods:
                 query = "?type=3" if path.endswith("journal") else ""
@@ -731,6 +753,26 @@ def test_every_documented_route_answers_and_every_route_is_documented(fake: Fake
                 assert response.status_code == 200
                 declared = methods[method]["responses"]["200"]["content"]
                 assert response.headers["content-type"].split(";")[0] in declared
+
+
+def test_the_page_for_people_shows_everything_and_works_offline(fake: Fake) -> None:
+    with TestClient(app_of(fake, require_token=True)) as client:
+        document = client.get("/openapi.json").json()
+        response = client.get("/docs")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    page = html.unescape(response.text)
+    for path, methods in document["paths"].items():
+        assert f"<code>{path}</code>" in page
+        for operation in methods.values():
+            assert operation["summary"] in page
+            assert all(answer["description"] in page for answer in operation["responses"].values())
+    for name, schema in document["components"]["schemas"].items():
+        assert f'id="{name}"' in page
+        assert all(f"<code>{member}</code>" in page for member in schema.get("properties", {}))
+    assert "<script" not in page
+    assert re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')>]*)""", page) == ["openapi.json"]
 
 
 def test_the_security_of_the_document_follows_the_setting(fake: Fake) -> None:
@@ -747,12 +789,12 @@ EXPORTS, LIVE, ARCHIVED, DSFINVK = 17477, 4919338167972134913, 49193381679721349
 
 
 @pytest.fixture
-def selling(shop: Shop) -> Iterator[TestClient[Application]]:
+def selling(shop: Shop) -> Iterator[TestClient]:
     with TestClient(create_app(shop.middleware, close_middleware=False)) as made:
         yield made
 
 
-def test_the_journals_of_the_exports(shop: Shop, selling: TestClient[Application]) -> None:
+def test_the_journals_of_the_exports(shop: Shop, selling: TestClient) -> None:
     archived = selling.post(f"/v1/journal?type={ARCHIVED}")
     assert (archived.status_code, archived.content) == (200, b"")
     assert selling.post(f"/v1/journal?type={EXPORTS}").content == b"[]"
@@ -766,19 +808,19 @@ def test_the_journals_of_the_exports(shop: Shop, selling: TestClient[Application
     assert row["FileExtension"] == ".zip"
 
 
-def test_a_tse_that_cannot_export_is_503(shop: Shop, selling: TestClient[Application]) -> None:
+def test_a_tse_that_cannot_export_is_503(shop: Shop, selling: TestClient) -> None:
     shop.tse.down = Unreachable("CONNECT_FAILED", "The TSE is not available.")
     response = selling.post(f"/v1/journal?type={LIVE}")
     problem(response, 503, "CONNECT_FAILED")
     assert "retry-after" in response.headers
 
 
-def test_an_export_with_another_checksum_is_503(shop: Shop, selling: TestClient[Application]) -> None:
+def test_an_export_with_another_checksum_is_503(shop: Shop, selling: TestClient) -> None:
     shop.tse.fail_before("end_export_session", TarExportFailed("The TAR file export was not successful."))
     problem(selling.post(f"/v1/journal?type={LIVE}"), 503, "TAR_EXPORT_FAILED")
 
 
-def test_the_dsfinvk_export_is_a_zip(shop: Shop, selling: TestClient[Application]) -> None:
+def test_the_dsfinvk_export_is_a_zip(shop: Shop, selling: TestClient) -> None:
     empty = selling.post(f"/v1/journal?type={DSFINVK}")
     assert (empty.status_code, empty.content) == (200, b"")
     shop.sale()

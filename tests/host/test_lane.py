@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fiskal.fairlock import QueueBusy
-from fiskal.host.http import Lane
+from fiskal.host.http.lane import Lane
+from fiskal.queue.line import QueueBusy
 
 
 @pytest.fixture

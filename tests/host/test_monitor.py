@@ -286,8 +286,9 @@ def test_a_queue_that_sells_is_left_alone(idle: Shop, monkeypatch: pytest.Monkey
     fail(idle)
     idle.tse.down = None
     queue = idle.middleware.queue()
-    with queue._lock:
-        assert queue.recover(when_idle=True) is None
+    place = queue.line.join()
+    assert queue.recover(when_idle=True) is None
+    queue.line.leave(place)
     monkeypatch.setattr(middlewares, "IDLE_S", 3600.0)
     idle.middleware.look_after()
     assert own_zeros(idle) == []
@@ -373,9 +374,8 @@ def test_the_reason_of_failed_mode_survives_a_restart(quiet: Shop) -> None:
 
 def test_a_tse_outside_this_process_is_asked_again_before_failed_mode(tmp_path: Path) -> None:
     shop = opened(tmp_path, scu_retry_delay_ms=0)
-    shop.tse.in_process = False
+    shop.tse.be_outside()
     before = shop.tse.scu.get_tse_info().current_number_of_signatures
-    shop.middleware._bindings[shop.scu_id].in_process = False
     for error in (DOWN, OutcomeUnknown("NO_RESPONSE", "lost")):
         shop.tse.fail_before("start_transaction", error)
     shop.tse.fail_after("finish_transaction", OutcomeUnknown("NO_RESPONSE", "lost"))

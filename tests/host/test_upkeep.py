@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
+from fiskal.conversation import drive
 from fiskal.errors import ConfigurationError
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
@@ -49,7 +50,7 @@ class Site:
         self.tested: list[int] = []
         self.fail: Exception | None = None
         self.cores: list[ScuCore] = []
-        for number, binding in enumerate(self.middleware._bindings.values()):
+        for number, binding in enumerate(self.middleware.bindings.values()):
             core = binding.scu
             assert isinstance(core, ScuCore)
             self.cores.append(core)
@@ -64,7 +65,7 @@ class Site:
         return test
 
     def signed(self, number: int, seconds_ago: float) -> None:
-        binding = list(self.middleware._bindings.values())[number]
+        binding = list(self.middleware.bindings.values())[number]
         binding.signed_at = time.monotonic() - seconds_ago
 
     def look(self) -> list[int]:
@@ -135,7 +136,7 @@ def test_one_that_fails_is_tried_again_later_and_does_not_keep_others_waiting(si
 
 
 def test_a_tse_of_a_queue_in_failed_mode_is_left_to_the_zero_receipt(site: Site) -> None:
-    site.middleware.queues[0]._state.fail_count = 1
+    site.middleware.queues[0].journal.state.fail_count = 1
     site.clock.advance(25 * HOUR)
     assert [site.look(), site.look()] == [[1], []]
 
@@ -234,10 +235,10 @@ def test_an_export_waits_for_its_window_and_one_at_once_does_not(monkeypatch: py
 
     runner = ExportRunner(background=True, hold_s=hold_s)
     ran: list[str] = []
-    runner.submit("B", lambda pause: ran.append("left over"), at_once=True)
+    drive(runner.submit("B", lambda pause: ran.append("left over"), at_once=True))
     assert runner.wait(10)
     assert ran == ["left over"]
-    runner.submit("A", lambda pause: ran.append("in the window"))
+    drive(runner.submit("A", lambda pause: ran.append("in the window")))
     assert asked.wait(10)
     assert not runner.wait(0.05)
     left[0] = 0.0
@@ -248,7 +249,7 @@ def test_an_export_waits_for_its_window_and_one_at_once_does_not(monkeypatch: py
 def test_an_export_that_waits_for_its_window_does_not_hold_up_the_end_of_the_host() -> None:
     runner = ExportRunner(background=True, hold_s=lambda: 1000.0)
     ran: list[str] = []
-    runner.submit("A", lambda pause: ran.append("too early"))
+    drive(runner.submit("A", lambda pause: ran.append("too early")))
     runner.close()
     assert ran == []
 
@@ -295,7 +296,7 @@ def test_a_host_that_is_opened_looks_after_its_tses_and_stops_when_it_is_closed(
     config.self_test_interval_h = 1
     clock = StepClock()
     middleware = Middleware(config, tmp_path, clock=clock, background_exports=True)
-    (binding,) = middleware._bindings.values()
+    (binding,) = middleware.bindings.values()
     core = binding.scu
     assert isinstance(core, ScuCore)
     clock.advance(2 * HOUR)

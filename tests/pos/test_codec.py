@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fiskal import core, pos
+from fiskal import pos
 from fiskal.errors import ReceiptRejected
+from fiskal.pos.embedded import json_object
+from fiskal.pos.prepared import prepare
 
 MOMENT = "2024-03-05T18:30:00Z"
 
@@ -84,6 +86,52 @@ def test_encode_request_refuses_what_is_no_number(amount: str) -> None:
     assert (caught.value.code, caught.value.field) == ("JSON_NOT_A_NUMBER", "cbPayItems[1].Amount")
 
 
+@pytest.mark.parametrize("amount", ["NaN", "sNaN", "Infinity", "-Infinity"])
+def test_a_response_holds_numbers_only(amount: str) -> None:
+    good = response(ft_charge_items=[pos.ChargeItem(), pos.ChargeItem(quantity=Decimal("2.50"))])
+    assert pos.decode_response(pos.encode_response(good)) == good
+    bad = response(ft_charge_items=[pos.ChargeItem(), pos.ChargeItem(quantity=Decimal(amount))])
+    with pytest.raises(ValueError, match=r"ftChargeItems\[1\]\.Quantity must be a number"):
+        pos.encode_response(bad)
+    text = pos.encode_response(good).replace(b"2.50", f'"{amount}"'.encode())
+    with pytest.raises(msgspec.ValidationError, match=r"ftChargeItems\[1\]\.Quantity must be a number"):
+        pos.decode_response(text)
+
+
+@pytest.mark.parametrize("amount", ["NaN", "sNaN", "-Infinity"])
+def test_a_canonical_text_holds_numbers_only(amount: str) -> None:
+    """The core writes none; a journal that somebody altered may."""
+    text = prepare(b'{"cbReceiptMoment":"2024-03-05T18:30:00Z","cbReceiptAmount":2.50}').canonical
+    with pytest.raises(msgspec.ValidationError, match="cbReceiptAmount must be a number"):
+        pos.decode_canonical(text.replace(b"2.50", f'"{amount}"'.encode()))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1.50, "b": 2}', {"a": Decimal("1.50"), "b": 2}),
+        (b'{"a": 1e400}', {"a": Decimal("1E+400")}),
+        ('{"a": NaN}', {}),
+        ('{"a": [-Infinity]}', {}),
+        ("[1]", {}),
+        ("{", {}),
+        ('{"a": 1e9999999999999999999999}', {}),
+        ('{"a": ' + "9" * 5000 + "}", {}),
+        ('{"a":' * 100_000, {}),
+        (b"\xff\xfe{", {}),
+        ("", {}),
+        (None, {}),
+        (7, {}),
+    ],
+)
+def test_json_inside_a_text_is_an_object_or_nothing(text: object, value: dict[str, object]) -> None:
+    assert json_object(text) == value
+
+
+def test_the_fractions_of_embedded_json_are_what_one_asks_for() -> None:
+    assert json_object('{"a": 1.50, "b": 2}', number=str) == {"a": "1.50", "b": 2}
+
+
 def test_encode_request_refuses_half_a_surrogate_pair() -> None:
     with pytest.raises(ReceiptRejected, match="not valid Unicode") as caught:
         pos.encode_request(pos.ReceiptRequest(cb_receipt_moment=MOMENT, cb_user="\ud83d"))
@@ -108,7 +156,7 @@ def test_response_escapes_are_those_of_the_core() -> None:
     awkward = 'Außer-Betrieb "x" \\ / + < \b\f\n\r\t\x00\x1f\x7f \x85\u2028\u2029 ä € 😀'
     stored = pos.encode_response(response(cb_receipt_reference=awkward)).decode()
     request = pos.ReceiptRequest(cb_receipt_moment=MOMENT, cb_receipt_reference=awkward)
-    canonical = core.prepare(pos.encode_request(request)).canonical.decode()
+    canonical = prepare(pos.encode_request(request)).canonical.decode()
     member = canonical[canonical.index('"cbReceiptReference"') : canonical.index(',"cbReceiptMoment"')]
     assert member in stored
     assert pos.decode_response(stored).cb_receipt_reference == awkward

@@ -1,4 +1,4 @@
-"""A receipt is decided while the disk takes its request; the TSE is asked when the disk has it, and not before."""
+"""The TSE is asked when the disk has the request, and not before."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fiskal.conversation import Call
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import DE
 from fiskal.store import Change
-from fiskal.store.commitlog import CommitLog
-from tests.support.disk import begin_commits, count_as_fast, has_flights, refuse_to_confirm
-from tests.support.shop import LateStore, Shop
+from tests.support.disk import refuse_to_confirm
+from tests.support.shop import Shop
 
 
 @pytest.fixture
@@ -32,15 +32,15 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     shop.close()
 
 
-class Watched(LateStore):
+class Watched:
     """Notes what becomes of the store and of the TSE, in order."""
 
     def __init__(self, shop: Shop) -> None:
         self.seen: list[str] = []
         self.error: BaseException | None = None
         queue = shop.middleware.queue(shop.queue_id)
-        self._store = queue._store
-        queue._store = self  # type: ignore[assignment]
+        self._store = queue.journal.store
+        queue.journal.store = self  # type: ignore[assignment]
         self._note_calls(shop)
 
     def _note_calls(self, shop: Shop) -> None:
@@ -50,15 +50,14 @@ class Watched(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def begin(self, change: Change, turn: Any = None) -> bool:
-        self.seen.append("begin")
-        return super().begin(change, turn)
+    def submit(self, change: Change) -> Any:
+        return Call(partial(self._commit, change))
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def _commit(self, change: Change) -> None:
         error, self.error = self.error, None
         if error is not None:
             raise error
-        self._store.commit(change, turn, in_turn=in_turn)
+        self._store.commit(change)
         self.seen.append("T1" if change.items else "T2")
 
 
@@ -95,7 +94,7 @@ def check(shop: Shop, receipts: int) -> None:
     assert int(last) == shop.tse.scu.get_tse_info().current_number_of_signatures
 
 
-IMPLICIT = ["begin", "T1", "start_transaction", "finish_transaction", "T2"]
+IMPLICIT = ["T1", "start_transaction", "finish_transaction", "T2"]
 
 
 def test_the_tse_is_asked_when_the_disk_has_the_request(shop: Shop) -> None:
@@ -119,14 +118,13 @@ def test_so_is_every_step_of_a_transaction(shop: Shop) -> None:
         "start_transaction",
         "finish_transaction",
     ]
-    assert watched.seen == [each for name in asked for each in ("begin", "T1", name, "T2")]
+    assert watched.seen == [each for name in asked for each in ("T1", name, "T2")]
 
 
 def test_what_may_ask_the_tse_otherwise_waits_for_the_disk_first(shop: Shop) -> None:
     watched = Watched(shop)
     for case in (0x02, 0x07):  # zero receipt, daily closing
         shop.send(case, f"Z-{case}")
-    assert "begin" not in watched.seen
     assert watched.seen[0] == "T1"
 
 
@@ -135,7 +133,7 @@ def test_a_disk_that_does_not_take_the_request_leaves_the_tse_alone(shop: Shop) 
     watched.error = StoreError("could not write: the disk reported an error")
     with pytest.raises(StoreError, match="the disk reported an error"):
         shop.sale("S-1")
-    assert watched.seen == ["begin"]
+    assert watched.seen == []
     row = shop.sale("S-2")["ftQueueRow"]
     assert row == shop.sale("S-3")["ftQueueRow"] - 1
     check(shop, 2)
@@ -145,7 +143,7 @@ def test_a_refusal_is_stored_behind_its_request(shop: Shop) -> None:
     watched = Watched(shop)
     with pytest.raises(ReceiptRejected):
         shop.sale("nothing open", flow="explicit")
-    assert watched.seen == ["begin", "T1", "T2"]
+    assert watched.seen == ["T1", "T2"]
     check(shop, 0)
 
 
@@ -154,61 +152,31 @@ def test_a_request_the_disk_does_not_take_is_no_refusal(shop: Shop) -> None:
     watched.error = StoreError("could not write: the disk reported an error")
     with pytest.raises(StoreError):
         shop.sale("nothing open", flow="explicit")
-    assert watched.seen == ["begin"]
+    assert watched.seen == []
     check(shop, 0)
 
 
 def test_an_interrupt_while_it_is_decided_holds_nobody_up(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queue = shop.middleware.queue(shop.queue_id)
-    begin_commits(monkeypatch)
-
     def interrupt(*args: Any) -> Any:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(queue, "_decide", interrupt)
+        patch.setattr("fiskal.queue.pipeline.decide", interrupt)
         with pytest.raises(KeyboardInterrupt):
             shop.sale("S-1")
-    assert shop.middleware.store._log._role == {}  # type: ignore[attr-defined]
     again = shop.sale("S-1")
     assert again["ftState"] == DE
     check(shop, 1)
 
 
 def test_a_disk_that_refuses_for_real(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin_commits(monkeypatch)
     with monkeypatch.context() as patch:
         refuse_to_confirm(patch)
         with pytest.raises(StoreError, match="the disk reported an error"):
             shop.sale("S-1")
     shop.sale("S-1")
-    check(shop, 1)
-
-
-@pytest.mark.parametrize("thread", ["main", "another"])
-def test_who_is_alone_goes_on_meanwhile(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, thread: str
-) -> None:
-    if not has_flights(tmp_path / "x"):
-        pytest.skip("the file system of the temporary folder has no writes that go on by themselves")
-    begun: list[bool] = []
-    begin = CommitLog.begin
-
-    def note(self: CommitLog, entries: Any) -> bool:
-        begun.append(begin(self, entries))
-        return begun[-1]
-
-    count_as_fast(monkeypatch)
-    monkeypatch.setattr(CommitLog, "begin", note)
-    if thread == "main":
-        shop.sale("S-1")
-    else:
-        other = threading.Thread(target=shop.sale, args=("S-1",))
-        other.start()
-        other.join()
-    assert begun == [True]
     check(shop, 1)
 
 
@@ -219,9 +187,7 @@ def test_a_process_that_is_killed_loses_nothing_and_signs_nothing_twice(tmp_path
         """
         import os, sys
         from pathlib import Path
-        from fiskal.store.blockfile import BlockFile
         from tests.support.shop import Shop
-        BlockFile.can_begin = property(lambda file: file._flight is not None)
         shop, number = Shop(Path(sys.argv[1]), start=sys.argv[2] == "0"), int(sys.argv[2])
         answer = shop.sale(f"S-{number}", case=0x01 | 0x8000_0000_0000)  # a receipt request
         while True:

@@ -16,7 +16,7 @@ from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
 from fiskal.host.middleware import Middleware
 from fiskal.queue.binding import ScuBinding
-from fiskal.queue.interrupted import RESEND_WITHIN_TICKS
+from fiskal.queue.interruptions import RESEND_WITHIN_TICKS
 from fiskal.queue.work import ABORTED_BASE64
 from fiskal.scu.contract import EMPTY_GUID, FinishTransactionRequest, Scu, TseStates
 from fiskal.scu.errors import Unreachable
@@ -42,7 +42,7 @@ def die(shop: Shop, call: str, *, after: bool, send: Callable[[], Any]) -> None:
 def die_in_store(shop: Shop, commits: int) -> Iterator[None]:
     """The process dies at a commit, after so many others."""
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = DyingStore(queue._store, commits, Death())  # type: ignore[assignment]
+    queue.journal.store = DyingStore(queue.journal.store, commits, Death())  # type: ignore[assignment]
     with pytest.raises(Death):
         yield
     shop.reopen()
@@ -466,7 +466,7 @@ def test_an_scu_without_a_record_leaves_receipts_undecided(shop: Shop) -> None:
     with pytest.raises(Death):
         shop.sale("S-1")
     shop.close()
-    shop.open(lambda tse: setattr(tse, "recall_start", None))
+    shop.open(lambda tse: tse.keep_no_record())
     assert any("keeps no record" in each for each in shop.actions())
     check(shop, 1)
 

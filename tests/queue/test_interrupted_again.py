@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fiskal.core import prepare
 from fiskal.errors import ReceiptRejected
 from fiskal.export.verify import verify_journal
+from fiskal.pos.prepared import prepare
 from fiskal.queue.receipts.reconcile import DOUBTFUL
 from fiskal.queue.receipts.transactions import DROPPED
 from fiskal.queue.work import ABORTED_BASE64
@@ -222,7 +222,7 @@ def test_what_begins_anew_is_signed_once_however_often_it_is_interrupted(
         if signatures(shop) > before:
             shop.tse.calm()
             queue = shop.middleware.queue(shop.queue_id)
-            queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+            queue.journal.store = DyingStore(queue.journal.store, 1, Death())  # type: ignore[assignment]
         undecided(shop, kind)
     answer = kind(shop)
     assert answer["ftState"] == DE
@@ -240,7 +240,7 @@ def test_a_new_beginning_the_disk_does_not_take_is_none(shop: Shop) -> None:
     close_elsewhere(shop)
     before = signatures(shop)
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+    queue.journal.store = DyingStore(queue.journal.store, 1, Death())  # type: ignore[assignment]
     undecided(shop, zero)
     assert signatures(shop) == before
     assert zero(shop)["ftState"] == DE
@@ -257,9 +257,12 @@ def test_an_undecided_closing_does_not_take_what_was_opened_since_for_its_own(sh
     undecided(shop, daily)
     (own,) = shop.open_on_tse()
     queue = shop.middleware.queue(shop.queue_id)
-    queue._questions, kept = {}, queue._questions  # a receipt without an answer from the TSE looks at none
+    queue.interruptions.items, kept = (
+        {},
+        queue.interruptions.items,
+    )
     shop.send(0x08, "E")
-    queue._questions = kept
+    queue.interruptions.items = kept
     shop.sale("S")
     assert own not in shop.open_on_tse()
     assert len(shop.open_on_tse()) == 1
@@ -273,9 +276,9 @@ def test_an_undecided_closing_that_is_refused_when_it_comes_again_is_not_forgott
     undecided(shop, lambda shop: shop.send(**closing))
     (own,) = shop.open_on_tse()
     queue = shop.middleware.queue(shop.queue_id)
-    queue._questions, kept = {}, queue._questions
+    queue.interruptions.items, kept = {}, queue.interruptions.items
     shop.send(0x08, "E")
-    queue._questions = kept
+    queue.interruptions.items = kept
     with pytest.raises(ReceiptRejected, match="open transactions"):
         shop.send(**closing)
     assert own in shop.open_on_tse()
@@ -315,7 +318,7 @@ def test_a_signed_closing_is_found_after_it_was_refused_in_between(shop: Shop, d
     shop.send(0x08, "E")
     if dies:
         queue = shop.middleware.queue(shop.queue_id)
-        queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+        queue.journal.store = DyingStore(queue.journal.store, 1, Death())  # type: ignore[assignment]
         with pytest.raises(Death):
             shop.send(**closing)
         shop.reopen()
@@ -352,10 +355,12 @@ def test_a_stop_does_not_forget_what_nobody_can_decide(shop: Shop) -> None:
     with pytest.raises(Death):
         shop.sale("S")
     shop.close()
-    shop.open(lambda tse: setattr(tse, "recall_start", None))
+    shop.open(lambda tse: tse.keep_no_record())
     assert shop.send(0x04 | 0x100_0000 | BYPASS_TAR_EXPORT, "STOP")["ftSignatures"]
     assert len(shop.open_on_tse()) == 1
-    assert [each.kind for each in shop.middleware.queue(shop.queue_id)._questions.values()] == ["undecided"]
+    assert [each.kind for each in shop.middleware.queue(shop.queue_id).interruptions.items.values()] == [
+        "undecided"
+    ]
     check(shop, 1)
 
 
@@ -399,7 +404,7 @@ def test_a_closing_whose_lost_start_had_been_ended_elsewhere_is_completed(shop: 
         StartTransactionRequest(client_id="POS-1", queue_item_id="00000000-0000-4000-8000-000000000001")
     )  # a stranger, so that the closing asks for the lost start
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = DyingStore(queue._store, 1, Death())  # type: ignore[assignment]
+    queue.journal.store = DyingStore(queue.journal.store, 1, Death())  # type: ignore[assignment]
     with pytest.raises(Death):
         shop.send(0x07 | BYPASS_TAR_EXPORT, "D")
     shop.reopen()
@@ -532,7 +537,7 @@ def test_what_somebody_else_ended_of_an_undecided_receipt_was_not_signed(shop: S
     undecided(shop, daily)
     close_elsewhere(shop)
     shop.send(0x08, "E")
-    assert shop.middleware.queue(shop.queue_id)._questions == {}
+    assert shop.middleware.queue(shop.queue_id).interruptions.items == {}
     before = signatures(shop)
     assert daily(shop)["ftState"] == DE
     assert signatures(shop) == before + 3
@@ -613,7 +618,7 @@ def update(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         nonlocal updated
         updated = not updated
 
-    monkeypatch.setattr("fiskal.queue.queue.prepare", read)
+    monkeypatch.setattr("fiskal.queue.interruptions.prepare", read)
     return turn
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from fiskal.queue.interrupted import Recall, read_questions
-from fiskal.queue.queue import Queue
+from fiskal.queue.interruptions import Interruptions, read_unsettled
+from fiskal.queue.replay import RecoveryPass
 from tests.campaigns.interrupted import draw, main, run
 
 CASES = 80
@@ -29,22 +30,31 @@ def test_a_seed_draws_its_case_again() -> None:
     assert len(set(map(repr, cases))) == CASES
 
 
+def answering(answer: Any) -> Any:
+    """A method that gives this answer, whatever is asked."""
+
+    async def method(*args: Any) -> Any:
+        return answer
+
+    return method
+
+
 def nothing_is_known_to_be_its_own(patch: pytest.MonkeyPatch) -> None:
     """What an interrupted receipt began itself is not looked for."""
-    patch.setattr(Recall, "own", lambda self, work: None)
+    patch.setattr(RecoveryPass, "own", answering(None))
 
 
 def undecided_receipts_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("fiskal.queue.interrupted.read_questions", lambda data_json: read_questions(None))
-    patch.setattr(Queue, "_decide_questions", lambda self: None)
+    patch.setattr("fiskal.queue.interruptions.read_unsettled", lambda data_json: read_unsettled(None))
+    patch.setattr(Interruptions, "decide_again", answering(None))
 
 
 def orphans_are_left(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Recall, "close_orphan", lambda self, work, number: "left")
+    patch.setattr(RecoveryPass, "close_orphan", answering("left"))
 
 
 def a_tse_that_was_left_is_not_asked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Queue, "_question_elsewhere", lambda self, item, request: None)
+    patch.setattr(Interruptions, "signed_elsewhere", lambda self, item, request: None)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from fiskal.errors import ReceiptRejected
 from fiskal.host.config import HostConfig
-from fiskal.queue.interrupted import RESEND_WITHIN_TICKS, Kind
+from fiskal.queue.interruptions import RESEND_WITHIN_TICKS, Knowledge
 from tests.queue.test_interrupted_again import BYPASS_TAR_EXPORT, DOWN, Death, check, unplug
 from tests.queue.test_switch import CLIENT_ONLY, FINISH, FORCE, INITIATE, SwitchShop, two_scus
 from tests.support.shop import DE, DyingStore, Shop, data_of
@@ -49,8 +49,8 @@ def signatures(shop: SwitchShop) -> list[int]:
     return [tse.scu.get_tse_info().current_number_of_signatures for tse in shop.tses.values()]
 
 
-def kinds(shop: Shop) -> list[Kind]:
-    return [each.kind for each in shop.middleware.queue(shop.queue_id)._questions.values()]
+def kinds(shop: Shop) -> list[Knowledge]:
+    return [each.kind for each in shop.middleware.queue(shop.queue_id).interruptions.items.values()]
 
 
 def undecided(shop: SwitchShop, send: Callable[[Shop], Any]) -> None:
@@ -74,7 +74,7 @@ def switch(shop: SwitchShop) -> None:
 
 def die_at_commit(shop: SwitchShop, commits: int, kind: Callable[[Shop], Any]) -> None:
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = DyingStore(queue._store, commits, Death())  # type: ignore[assignment]
+    queue.journal.store = DyingStore(queue.journal.store, commits, Death())  # type: ignore[assignment]
     with pytest.raises(Death):
         kind(shop)
     shop.reopen()
@@ -89,7 +89,7 @@ def test_what_the_source_signed_is_the_answer(
     undecided(shop, kind)
     if decided:
         shop.sale("other")
-        assert kinds(shop) == [Kind.SIGNED]
+        assert kinds(shop) == [Knowledge.SIGNED]
     switch(shop)
     before = signatures(shop)
     number = shop.row.ftReceiptNumerator
@@ -149,7 +149,7 @@ def test_a_source_that_cannot_be_asked_decides_when_it_is_back(shop: SwitchShop)
             sale(shop)
         assert caught.value.code == "SIGNED_ELSEWHERE"
         assert shop.scu_id in caught.value.message
-        assert kinds(shop) == [Kind.UNDECIDED]
+        assert kinds(shop) == [Knowledge.UNDECIDED]
     assert shop.row.SSCDFailCount == 0
     assert shop.sale("another")["ftState"] == DE
     shop.tse.calm()
@@ -185,7 +185,7 @@ def test_it_may_die_again_over_the_answer_of_the_source(shop: SwitchShop, away: 
     die_at_commit(shop, 1, sale)
     if away:
         start_without_tse(shop)
-    assert kinds(shop) == [Kind.UNDECIDED]
+    assert kinds(shop) == [Knowledge.UNDECIDED]
     assert sale(shop)["ftReceiptIdentification"].endswith("#IT2")
     assert signatures(shop) == before
     check(shop, 2)

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from fiskal.conversation import Call
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
-from fiskal.fairlock import FairLock, QueueBusy
 from fiskal.pos import ReceiptRequest, decode_response
+from fiskal.pos.prepared import prepare
+from fiskal.queue.line import Place, QueueBusy
 from fiskal.queue.queue import Queue
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.errors import OutcomeUnknown, Unreachable
@@ -42,6 +44,7 @@ class SlowStart:
 
     def __init__(self, shop: Shop) -> None:
         self.began, self.go = threading.Event(), threading.Event()
+        shop.tse.block()
         self.error: Exception | None = None
         real = shop.tse.scu.start_transaction
 
@@ -98,7 +101,6 @@ def test_a_receipt_in_line_fails_like_any_other_and_holds_nobody_up(
     with pytest.raises(ReceiptRejected, match="No transactionnumber found"):
         failing.result(30)
     assert shop.sale("next")["ftState"] == DE
-    shop.middleware.queue(shop.queue_id).close()  # waits for what is logged after the result
     assert "put in line failed: ReceiptRejected" in caplog.text
 
 
@@ -142,7 +144,7 @@ def test_an_implicit_receipt_is_not_interrupted_at_the_tse(tmp_path: Path) -> No
         ids = [queue.id for queue in shop.config.queues]
         shop.queue_id = ids[1]
         shop.send(0x03)
-        shop.middleware._bindings[shop.scu_id].in_process = False  # or the host's turns would see to it
+        shop.tse.be_outside()
         real = shop.tse.scu.start_transaction
 
         def slow_start(*args: Any) -> Any:
@@ -180,15 +182,18 @@ def rows_of(shop: Shop) -> list[tuple[int, str | None]]:
 
 def refuse_once(shop: Shop, patch: pytest.MonkeyPatch, wanted: Callable[[Change], bool]) -> None:
     """Let the disk refuse the first change that is ``wanted``."""
-    commit, refused = shop.middleware.store.commit, []
+    submit, refused = shop.middleware.store.submit, []
 
-    def refuse(change: Change, *args: Any, **options: Any) -> None:
+    def fail() -> None:
+        raise StoreError("the disk is full")
+
+    def refuse(change: Change) -> Any:
         if wanted(change) and not refused:
             refused.append(change)
-            raise StoreError("the disk is full")
-        commit(change, *args, **options)
+            return Call(fail)
+        return submit(change)
 
-    patch.setattr(shop.middleware.store, "commit", refuse)
+    patch.setattr(shop.middleware.store, "submit", refuse)
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -307,15 +312,14 @@ def test_a_caller_that_gives_up_leaves_an_interrupted_receipt(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ctrl-C makes it; the receipt was not signed, and its repetition is."""
-    wait = FairLock.wait
+    wait = Place.call
 
-    def interrupted(lock: FairLock, gate: Any) -> None:
-        if lock is shop.middleware.queue()._lock and threading.current_thread().name == "interrupted":
-            lock.abandon(gate)
+    def interrupted(place: Place) -> None:
+        if threading.current_thread().name == "interrupted":
             raise KeyboardInterrupt
-        wait(lock, gate)
+        wait(place)
 
-    monkeypatch.setattr(FairLock, "wait", interrupted)
+    monkeypatch.setattr(Place, "call", interrupted)
     slow = SlowStart(shop)
     start = later(shop, 0x08, "A")
     assert slow.began.wait(30)
@@ -323,7 +327,9 @@ def test_a_caller_that_gives_up_leaves_an_interrupted_receipt(
 
     def sell() -> None:
         try:
-            shop.sale("A", flow="explicit")
+            request = shop.request(0x01, "A", flow="explicit")
+            queue = shop.middleware.queue()
+            queue.sign(prepare(json.dumps(request).encode()))
         except KeyboardInterrupt:
             raised.append(True)
 
@@ -375,7 +381,7 @@ def test_what_needs_to_look_back_is_accepted_in_its_turn(
     with ThreadPoolExecutor(1) as pool:
         case = members["case"]
         call = pool.submit(shop.send, case, "X") if case == 0x07 else pool.submit(shop.sale, "X", case=case)
-        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
+        until(lambda: shop.middleware.queue().line.waiting == 1)
         assert rows_of(shop) == [(2, "A")]
         slow.go.set()
         call.result(30)
@@ -390,7 +396,7 @@ def test_the_same_receipt_again_waits_for_the_answer_of_the_first(shop: Shop) ->
     assert slow.began.wait(30)
     with ThreadPoolExecutor(1) as pool:
         again = pool.submit(shop.middleware.sign_json, body)
-        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
+        until(lambda: shop.middleware.queue().line.waiting == 1)
         assert rows_of(shop) == [(2, "A")]
         slow.go.set()
         with pytest.raises(ReceiptRejected):
@@ -399,40 +405,20 @@ def test_the_same_receipt_again_waits_for_the_answer_of_the_first(shop: Shop) ->
     check(shop)
 
 
-def test_nobody_is_accepted_ahead_of_one_who_may_need_the_next_row(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The start ends, and another caller enters, just before the finish takes the place behind the start."""
+def test_only_the_next_one_is_accepted_ahead(shop: Shop) -> None:
+    """Who comes behind it may not take the row that somebody in between needs."""
     slow = SlowStart(shop)
     start = later(shop, 0x08, "A")
     assert slow.began.wait(30)
-    joins, join_now, entered, sell_now = (threading.Event() for _ in range(4))
-    join, sign = FairLock.join_next, Queue._sign_in_turn
-
-    def join_late(lock: FairLock) -> Any:
-        joins.set()
-        assert join_now.wait(30)
-        return join(lock)
-
-    def sign_slowly(queue: Queue, request: Any, *args: Any) -> Any:
-        if request.receipt_reference == "B":
-            entered.set()
-            assert sell_now.wait(30)
-        return sign(queue, request, *args)
-
-    monkeypatch.setattr(FairLock, "join_next", join_late)
-    monkeypatch.setattr(Queue, "_sign_in_turn", sign_slowly)
     with ThreadPoolExecutor(2) as pool:
-        finish = pool.submit(shop.sale, "A", flow="explicit")
-        assert joins.wait(30)
+        closing = pool.submit(shop.send, 0x07, "D")  # looks back, so it is accepted in its turn
+        until(lambda: shop.middleware.queue().line.waiting == 1)
+        sale = pool.submit(shop.sale, "S")
+        until(lambda: shop.middleware.queue().line.waiting == 2)
+        assert rows_of(shop) == [(2, "A")]
         slow.go.set()
-        start.result(30)
-        other = pool.submit(shop.sale, "B")
-        assert entered.wait(30)
-        join_now.set()
-        until(lambda: len(shop.middleware.queue()._lock._waiting) == 1)
-        sell_now.set()
-        assert (other.result(30)["ftQueueRow"], finish.result(30)["ftQueueRow"]) == (3, 4)
+        assert (closing.result(30)["ftQueueRow"], sale.result(30)["ftQueueRow"]) == (3, 4)
+    start.result(30)
     check(shop)
 
 
@@ -441,7 +427,7 @@ def test_many_terminals_of_one_queue_keep_rows_and_receipts_in_one_order(
 ) -> None:
     """Starts in line, finishes behind them and receipts in between, in every order that chance makes."""
     shop = Shop(tmp_path)
-    shop.middleware._bindings[shop.scu_id].in_process = False
+    shop.tse.be_outside()
     chance = random.Random(5)
     for name in ("start_transaction", "finish_transaction"):
         real = getattr(shop.tse.scu, name)
@@ -452,20 +438,22 @@ def test_many_terminals_of_one_queue_keep_rows_and_receipts_in_one_order(
 
         monkeypatch.setattr(shop.tse.scu, name, slow)
     ahead: list[bool] = []
-    accept = Queue._accept
+    accept = Queue._accept_ahead
 
-    def watch(queue: Queue, *args: Any) -> Any:
-        ahead.append(True)
-        return accept(queue, *args)
+    async def watch(queue: Queue, *args: Any) -> Any:
+        item = await accept(queue, *args)
+        if item is not None:
+            ahead.append(True)
+        return item
 
-    monkeypatch.setattr(Queue, "_accept", watch)
+    monkeypatch.setattr(Queue, "_accept_ahead", watch)
 
     def serve(terminal: int) -> list[dict[str, Any]]:
         answers = []
-        for n in range(25 if terminal > 1 else 500):
+        for n in range(25 if terminal else 500):
             reference = f"{terminal}-{n}"
-            if terminal > 1:
-                time.sleep(chance.random() * 0.03)
+            if terminal:
+                time.sleep(chance.random() * 0.06)
                 answers.append(shop.sale(f"X-{reference}"))
                 continue
             if len(ahead) >= 10:

@@ -13,7 +13,7 @@ import pytest
 
 from fiskal.errors import ReceiptRejected, StoreError
 from fiskal.export.verify import verify_journal
-from fiskal.fairlock import FairLock, QueueBusy
+from fiskal.queue.line import Line, QueueBusy
 from tests.support.shop import DyingStore, Shop, captions
 
 
@@ -84,27 +84,48 @@ def test_second_start_with_the_same_reference(shop: Shop) -> None:
     assert shop.open_on_tse() == [2]
 
 
-def test_fair_lock_serves_in_order_and_refuses_a_crowd() -> None:
-    lock = FairLock(max_waiting=3)
+def test_a_line_serves_in_order_and_refuses_a_crowd() -> None:
+    line = Line(max_waiting=3)
     order: list[int] = []
     threads = []
 
     def enter(number: int) -> None:
-        with lock:
-            order.append(number)
+        place = line.join()
+        place.call()
+        order.append(number)
+        line.leave(place)
 
-    with lock:
-        for number in range(3):
-            thread = threading.Thread(target=enter, args=(number,))
-            thread.start()
-            while len(lock._waiting) <= number:
-                pass
-            threads.append(thread)
-        with pytest.raises(QueueBusy), lock:
-            raise AssertionError("never entered")
+    first = line.join()
+    assert first.done
+    for number in range(3):
+        thread = threading.Thread(target=enter, args=(number,))
+        thread.start()
+        while line.waiting <= number:
+            pass
+        threads.append(thread)
+    with pytest.raises(QueueBusy):
+        line.join()
+    assert line.join_if_free() is None
+    line.leave(first)
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2]
+    assert line.served is None
+
+
+def test_a_place_that_is_given_up_keeps_nobody_waiting() -> None:
+    line = Line(max_waiting=3)
+    first, second, third = line.join(), line.join(), line.join()
+    told: list[str] = []
+    third.then(lambda: told.append("third"))
+    line.leave(second)
+    line.leave(first)
+    assert told == ["third"]
+    assert third.done
+    fourth = line.join()
+    line.leave(third)
+    fourth.then(lambda: told.append("fourth"))
+    assert told == ["third", "fourth"]
 
 
 # ---- crashes and the disk -----------------------------------------------------------------------------
@@ -116,11 +137,11 @@ def test_failed_commit_leaves_no_trace_or_a_receipt_that_is_completed(
     shop: Shop, commits: int, error: BaseException
 ) -> None:
     queue = shop.middleware.queue()
-    store = queue._store
-    queue._store = DyingStore(store, commits, error)
+    store = queue.journal.store
+    queue.journal.store = DyingStore(store, commits, error)
     with pytest.raises(type(error)):
         shop.sale("S-1")
-    queue._store = store
+    queue.journal.store = store
     answer = shop.sale("S-2")
     assert answer["ftQueueRow"] == 2 + commits
     assert answer["ftReceiptIdentification"].startswith(f"ft{1 + commits}#")

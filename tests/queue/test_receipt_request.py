@@ -307,7 +307,7 @@ def test_a_lookup_that_cannot_read_is_an_error_and_no_second_signature(signing: 
     request = sold(signing)
     signing.post(request)
     queue = signing.middleware.queue()
-    store = queue._store
+    store = queue.journal.store
 
     class Blind:
         def __getattr__(self, name: str) -> Any:
@@ -315,20 +315,20 @@ def test_a_lookup_that_cannot_read_is_an_error_and_no_second_signature(signing: 
                 raise StoreError("I/O error")
             return getattr(store, name)
 
-    queue._store = Blind()  # type: ignore[assignment]
+    queue.journal.store = Blind()  # type: ignore[assignment]
     signed = signing.tse.scu.get_tse_info().current_number_of_signatures
     with pytest.raises(StoreError):
         signing.post(asking(request))
-    queue._store = store
+    queue.journal.store = store
     assert signing.tse.scu.get_tse_info().current_number_of_signatures == signed
 
 
 def test_a_hit_whose_journal_entry_cannot_be_written_can_be_asked_again(shop: Shop) -> None:
     answer = shop.post(sold(shop))
     queue = shop.middleware.queue()
-    store = queue._store
-    queue._store = DyingStore(store, 0, StoreError("disk full"))  # type: ignore[assignment]
+    store = queue.journal.store
+    queue.journal.store = DyingStore(store, 0, StoreError("disk full"))  # type: ignore[assignment]
     with pytest.raises(StoreError):
         shop.post(asking(sold(shop)))
-    queue._store = store
+    queue.journal.store = store
     assert shop.post(asking(sold(shop))) == answer

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from fiskal.export.verify import verify_journal
@@ -246,7 +247,7 @@ def test_a_start_that_was_not_executed_costs_no_signature(shop: Shop) -> None:
 def test_at_an_scu_that_recognises_no_repetition_the_numbers_are_journalled_and_nothing_is_closed(
     shop: Shop,
 ) -> None:
-    shop.tse.deduplicates = False
+    shop.tse.capabilities = msgspec.structs.replace(shop.tse.capabilities, deduplicates=False)
     shop.tse.fail_after("start_transaction", LOST)
     shop.sale("S-1")
     (number,) = shop.open_on_tse()

@@ -250,7 +250,7 @@ def test_15_death_between_acceptance_and_answer(shop: Shop) -> None:
     """The real death of a process is the kill campaign's; here the disk takes the request and nothing more."""
     shop.sale("S-1")
     queue = shop.middleware.queue()
-    queue._store = DyingStore(queue._store, 1, StoreError("power cut"))  # type: ignore[assignment]
+    queue.journal.store = DyingStore(queue.journal.store, 1, StoreError("power cut"))  # type: ignore[assignment]
     with pytest.raises(StoreError):
         shop.sale("S-2")
     shop.reopen()

@@ -14,25 +14,27 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fiskal.clock import TICKS_PER_SECOND
+from fiskal.conversation import Call
 from fiskal.errors import FiskalError, StoreError
 from fiskal.export.verify import verify_journal
 from fiskal.host.config import STORE_NAME
-from fiskal.store import Change, SqliteStore, blockfile, sqlite
+from fiskal.store import Change, SqliteStore, reading, sqlite
 from fiskal.store.writer import Writer
-from tests.support.disk import refuse_to_confirm, without_flights
-from tests.support.shop import DE, LateStore, Shop
+from tests.support.disk import refuse_to_confirm
+from tests.support.shop import DE, Shop
 
 RECEIPT_REQUEST = 0x8000_0000_0000
 HOUR = 3600 * TICKS_PER_SECOND
 
 
-class FailingStore(LateStore):
+class FailingStore:
     """Fails a commit before or after it is stored, as a disk does that dies while it flushes."""
 
     def __init__(self, store: Any, at: int, *, stored: bool) -> None:
@@ -44,12 +46,15 @@ class FailingStore(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def submit(self, change: Change) -> Any:
+        return Call(partial(self.commit, change))
+
+    def commit(self, change: Change) -> None:
         self.commits += 1
         fails = self.commits == self._at
         if fails and not self._stored:
             raise StoreError("could not write: the disk reported an error")
-        self._store.commit(change, turn, in_turn=in_turn)
+        self._store.commit(change)
         if fails:
             raise StoreError("could not write: the disk reported an error")
 
@@ -107,11 +112,11 @@ def check_after(shop: Shop, answers: dict[str, Any]) -> None:
 def test_a_commit_that_fails(shop: Shop, at: int, stored: bool, restarts: bool) -> None:
     answers = {"S-0": shop.sale("S-0")}
     queue = shop.middleware.queue(shop.queue_id)
-    store = queue._store
-    queue._store = FailingStore(store, at, stored=stored)
+    store = queue.journal.store
+    queue.journal.store = FailingStore(store, at, stored=stored)
     with pytest.raises(StoreError, match="the disk reported an error"):
         shop.sale("S-1")
-    queue._store = store
+    queue.journal.store = store
     if restarts:
         shop.reopen()
     check_after(shop, answers)
@@ -122,7 +127,7 @@ def test_a_commit_that_fails(shop: Shop, at: int, stored: bool, restarts: bool) 
 def test_a_day_on_a_disk_that_fails_once_in_a_while(shop: Shop, at: int, stored: bool) -> None:
     """Every receipt of a day, repeated as a POS repeats it, ends up signed once whichever commit fails."""
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = FailingStore(queue._store, at, stored=stored)
+    queue.journal.store = FailingStore(queue.journal.store, at, stored=stored)
     day = [(0x08, "A"), (0x10, "O"), (0x01, "S"), (0x0B, "A"), (0x07, "D")]
     for case, reference in day:
         members = {} if case != 0x0B else {"flow": "explicit"}
@@ -202,23 +207,23 @@ def test_a_file_that_turns_read_only(shop: Shop, monkeypatch: pytest.MonkeyPatch
     answers = {"S-0": shop.sale("S-0")}
     store = shop.middleware.store
     assert isinstance(store, SqliteStore)
-    open_writer, connected = store._applier._open_writer, store._applier._writer
+    open_writer, connected = sqlite._open_writer, store._writer
 
-    def read_only() -> Writer:
-        writer = open_writer()
+    def read_only(path: Path) -> Writer:
+        writer = open_writer(path)
         writer.connection.execute("PRAGMA query_only = ON")
         return writer
 
     assert connected is not None
     connected.connection.execute("PRAGMA query_only = ON")
-    monkeypatch.setattr(store._applier, "_open_writer", read_only)
+    monkeypatch.setattr(sqlite, "_open_writer", read_only)
     answers |= sell_until_error(shop, "read-only", first=len(answers))
     monkeypatch.undo()
     check_after(shop, answers)
 
 
 def test_a_file_that_somebody_else_locks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(reading, "BUSY_TIMEOUT_MS", 50)
     shop.reopen()
     answers = {"S-0": shop.sale("S-0")}
     other = sqlite3.connect(shop.folder / STORE_NAME, isolation_level=None)
@@ -257,15 +262,13 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
     answers = {f"S-{number}": shop.sale(f"S-{number}") for number in range(40)}
     shop.close()
     path = tmp_path / STORE_NAME
-    log = tmp_path / f"{STORE_NAME}-commits"
-    whole, log_bytes = path.read_bytes(), log.read_bytes()
+    whole = path.read_bytes()
     chance = random.Random(3)
     said: list[str] = []
 
     def restore(data: bytes) -> None:
         """Without what belongs to the file that was there."""
         path.write_bytes(data)
-        log.write_bytes(log_bytes)
         for suffix in ("-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
 
@@ -297,17 +300,13 @@ def test_damaged_pages_never_give_a_wrong_answer(tmp_path: Path) -> None:
 def test_an_error_says_what_to_do(shop: Shop, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The error of a real write names the file and the remedy."""
 
-    def refuse(fd: int, data: memoryview, at: int) -> int:
-        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
-
-    without_flights(monkeypatch)
     if where == "T1":
-        monkeypatch.setattr(blockfile, "_pwrite", refuse)
+        refuse_to_confirm(monkeypatch, sqlite3.SQLITE_READONLY)
     else:
         start = shop.tse.scu.start_transaction
 
         def sign(*args: Any) -> Any:
-            monkeypatch.setattr(blockfile, "_pwrite", refuse)
+            refuse_to_confirm(monkeypatch, sqlite3.SQLITE_READONLY)
             return start(*args)
 
         monkeypatch.setattr(shop.tse.scu, "start_transaction", sign)
@@ -360,7 +359,7 @@ def test_a_clock_that_goes_back(shop: Shop, hours: int) -> None:
 
 def test_a_clock_that_goes_back_over_an_interrupted_receipt(shop: Shop) -> None:
     queue = shop.middleware.queue(shop.queue_id)
-    queue._store = FailingStore(queue._store, 2, stored=False)
+    queue.journal.store = FailingStore(queue.journal.store, 2, stored=False)
     with pytest.raises(StoreError):
         shop.sale("S-0")
     shop.clock.ticks -= 24 * HOUR

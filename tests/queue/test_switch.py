@@ -183,10 +183,10 @@ def test_a_disk_that_fails_before_the_answer_leaves_the_switch_to_the_next_start
     if case == FINISH:
         shop.initiate(CLIENT_ONLY)
     queue = shop.middleware.queue()
-    store = queue._store
+    store = queue.journal.store
     before = shop.row.ftSignaturCreationUnitDEId
 
-    queue._store = DyingStore(store, 1, StoreError("power cut"))  # type: ignore[assignment]
+    queue.journal.store = DyingStore(store, 1, StoreError("power cut"))  # type: ignore[assignment]
     with pytest.raises(StoreError):
         shop.send(case | CLIENT_ONLY if case == INITIATE else case, "SW")
     assert shop.row.ftSignaturCreationUnitDEId == before

@@ -8,6 +8,7 @@ import pytest
 
 from fiskal.scu.client import RetryPolicy, ScuClient
 from fiskal.scu.contract import (
+    Capabilities,
     Deadline,
     ExportDataRequest,
     FinishTransactionRequest,
@@ -45,8 +46,7 @@ class Script:
 
     def __init__(self, *answers: Any, deduplicates: bool = True, in_process: bool = False) -> None:
         self.answers = list(answers)
-        self.deduplicates = deduplicates
-        self.in_process = in_process
+        self.capabilities = Capabilities(deduplicates=deduplicates, in_process=in_process)
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
 
     def __getattr__(self, method: str) -> Any:

@@ -17,14 +17,24 @@ from fiskal.scu.callstore import CallState, SqliteCallStore
 from fiskal.scu.contract import (
     EMPTY_GUID,
     Deadline,
+    ExportDataRequest,
     RegisterClientIdRequest,
+    StartExportSessionRequest,
     TseInfo,
     TseState,
     TseStates,
 )
 from fiskal.scu.core import ScuCore
-from fiskal.scu.driver import Call, Remembered, Signed, Verdict
-from fiskal.scu.errors import ClientError, Misconfigured, OutcomeUnknown, ScuError, TseRejected, Unreachable
+from fiskal.scu.driver import Call, Remembered, Selection, Signed, Verdict
+from fiskal.scu.errors import (
+    ClientError,
+    Misconfigured,
+    OutcomeUnknown,
+    ScuError,
+    SignatureMismatch,
+    TseRejected,
+    Unreachable,
+)
 from fiskal.scu.software import SoftwareTse
 
 
@@ -197,6 +207,35 @@ def test_a_process_that_died_between_sent_and_done(
     assert pos.start(unexecuted, retry=True).transaction_number == 2
     assert len(driver.executed) == 1
     scu.close()
+
+
+def test_the_numbers_of_other_starts_are_told_to_who_looks_for_one(driver: ForgetfulTse, pos: Any) -> None:
+    """A start that was answered after the lost one is not taken for it."""
+    lost = str(uuid.uuid4())
+    driver.fail_before = OutcomeUnknown("NO_RESPONSE", "no answer")
+    with pytest.raises(OutcomeUnknown):
+        pos.start(lost)
+    driver.fail_before = None
+    other = pos.start(str(uuid.uuid4()))
+    assert pos.start(lost, retry=True).transaction_number != other.transaction_number
+    assert driver.reconciled[0][1] == frozenset({other.transaction_number})
+
+
+def test_what_was_sent_instead_of_empty_data_is_what_must_be_signed(driver: ForgetfulTse, pos: Any) -> None:
+    class Filling(ForgetfulTse):
+        def finish(self, call: Call, deadline: Deadline | None) -> Signed:
+            if not call.process_data:
+                call = msgspec.structs.replace(call, process_data=b"<none>")
+            return msgspec.structs.replace(super().finish(call, deadline), filler=b"<none>")
+
+    driver.__class__ = Filling
+    number = pos.start().transaction_number
+    assert pos.finish(number, b"").process_data_base64 == ""
+    number = pos.start().transaction_number
+    assert pos.finish(number, b"data").transaction_number == number
+    driver.forge = True
+    with pytest.raises(SignatureMismatch):
+        pos.start()
 
 
 def test_what_stays_unknown(driver: ForgetfulTse, pos: Any) -> None:
@@ -390,3 +429,35 @@ def test_transactions_of_others_are_noticed(scu: ScuCore, driver: ForgetfulTse, 
     SoftwareTse.start(driver, Call("start", "POS-1", 0, "", b"", ""), None)
     finished = pos.finish(2)
     assert finished.start_transaction_time_stamp is None
+
+
+def test_the_number_of_another_start_is_not_offered_for_a_lost_one(
+    scu: ScuCore, driver: ForgetfulTse, pos: Any
+) -> None:
+    item = str(uuid.uuid4())
+    driver.fail_before = OutcomeUnknown("NO_RESPONSE", "lost")
+    with pytest.raises(OutcomeUnknown):
+        pos.start(item)
+    driver.fail_before = None
+    answered = pos.start().transaction_number
+    pos.start(item, retry=True)
+    ((call, open_before),) = driver.reconciled
+    assert call.queue_item_id == item
+    assert open_before == {answered}
+
+
+@pytest.mark.parametrize("erase", [True, False])
+def test_a_driver_is_told_that_an_export_is_to_be_erased(
+    scu: ScuCore, driver: ForgetfulTse, monkeypatch: pytest.MonkeyPatch, erase: bool
+) -> None:
+    asked: list[Selection] = []
+
+    def export(selection: Selection, *_: Any) -> int:
+        asked.append(selection)
+        return 0
+
+    monkeypatch.setattr(driver, "export", export)
+    token = scu.start_export_session(StartExportSessionRequest(erase=erase)).token_id
+    while not scu.export_data(ExportDataRequest(token_id=token)).total_tar_file_size_available:
+        pass
+    assert [(selection.erase, selection.whole) for selection in asked] == [(erase, True)]

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -364,11 +363,11 @@ def test_a_device_has_one_user(tmp_path: Path) -> None:
         "try: DeviceLock('swissbit/8bd9', sys.argv[1])\n"
         "except InUse: print('in use')\n"
     )
-    answer: Callable[[], str] = lambda: (
-        subprocess.run(  # noqa: E731
-            [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-        ).stdout
-    )
+
+    def answer() -> str:
+        command = [sys.executable, "-c", program, str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
     assert answer() == "in use\n"
     lock.release()
     assert answer() == ""

@@ -237,13 +237,13 @@ def test_threads_wait_for_one_device_and_none_is_lost(tmp_path: Path, make_pos: 
 
 def test_a_rehearsed_tse_counts_as_a_device_outside(tmp_path: Path, open_tse: Callable[..., ScuCore]) -> None:
     plain = open_tse()
-    assert plain.in_process
+    assert plain.capabilities.in_process
     plain.close()
     rehearsed = open_tse(rehearse=Rehearsal())
-    assert not rehearsed.in_process
+    assert not rehearsed.capabilities.in_process
     rehearsed.close()
     (tmp_path / "tse" / FILE_NAME).write_text("{}")
-    assert not open_tse().in_process
+    assert not open_tse().capabilities.in_process
 
 
 # ---- faults -----------------------------------------------------------------------------------
@@ -505,7 +505,7 @@ def test_the_option_of_the_middleware(tmp_path: Path) -> None:
     }
     scu = open_software_scu(tmp_path / "a", options, now)
     assert isinstance(scu, ScuCore)
-    assert not scu.in_process
+    assert not scu.capabilities.in_process
     scu.close()
     with pytest.raises(ConfigurationError, match=r"rehearse.*strat"):
         open_software_scu(tmp_path / "b", {"rehearse": {"service_time": {"strat": 1}}}, now)

@@ -245,7 +245,7 @@ def test_every_tse_is_checked_unless_it_is_switched_off(
 ) -> None:
     driver.key_in_process = in_process
     scu, pos = over(driver, clock, make_pos)
-    assert scu.in_process == in_process
+    assert scu.capabilities.in_process == in_process
     number = pos.start().transaction_number
     driver.lie = flipped
     with pytest.raises(SignatureMismatch):

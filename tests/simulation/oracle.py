@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fiskal.export.verify import verify_journal
 from fiskal.germany.codes import DE
-from fiskal.queue import interrupted
+from fiskal.queue import interruptions
 from fiskal.queue.receipts.closings import MIGRATION_TYPE
 from fiskal.queue.receipts.transactions import DROPPED
 from fiskal.scu.software import log as records
@@ -415,10 +415,10 @@ def _check_open(site: Site, way: Way, start: Message, items: dict[str, Item]) ->
     for action in store.iter_actions(item.queue.ftQueueId):
         if action.Type == DROPPED and any(text in action.Message for text in dropped):
             return
-    entry = store.last_action(item.queue.ftQueueId, interrupted.JOURNAL_TYPE)
+    entry = store.last_action(item.queue.ftQueueId, interruptions.JOURNAL_TYPE)
     undecided = {
         question.item
-        for question in interrupted.read_questions(entry.DataJson if entry else None)
+        for question in interruptions.read_unsettled(entry.DataJson if entry else None)
         if question.to_be_decided
     }
     demand(

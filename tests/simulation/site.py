@@ -15,10 +15,12 @@ import shutil
 import tempfile
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fiskal.clock import TICKS_PER_SECOND, from_unix
+from fiskal.conversation import Call as Need
 from fiskal.errors import StoreError
 from fiskal.germany import texts
 from fiskal.host import config as configs
@@ -27,7 +29,7 @@ from fiskal.host.middleware import Middleware
 from fiskal.queue.receipts.switch import SOURCE_MODE, TARGET_MODE
 from fiskal.queue.settings import QueueSettings, TarFileExportMode
 from fiskal.scu.callstore import SqliteCallStore
-from fiskal.scu.contract import Deadline
+from fiskal.scu.contract import Capabilities, Deadline
 from fiskal.scu.core import ScuCore
 from fiskal.scu.driver import Call, Remembered, Signed, Verdict
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
@@ -41,7 +43,6 @@ START_TRIES = 6
 """After so many starts that were disturbed the host starts undisturbed."""
 
 _SIGNING = ("start_transaction", "update_transaction", "finish_transaction")
-_RECALLS = ("recall_start", "recall_update", "recall_finish")
 
 
 class Crash(BaseException):
@@ -135,9 +136,6 @@ class ForgetfulTse(Tse):
 class Way:
     """The way from the queues to one TSE: calls fail, get lost, come late or find the SCU restarted."""
 
-    in_process = True
-    deduplicates = True
-
     def __init__(self, site: Site, scu_id: str, name: str, *, forgetful: bool, remembers: bool) -> None:
         self.site = site
         self.scu_id = scu_id
@@ -145,6 +143,7 @@ class Way:
         self.forgetful = forgetful
         self.remembers = remembers
         """The SCU can be asked what it did; one of another maker cannot."""
+        self.capabilities = Capabilities(in_process=True, deduplicates=True, recalls=remembers)
         self.scu: ScuCore
         self.tse: SoftwareTse
         self.down = False
@@ -168,7 +167,7 @@ class Way:
         """The host lets go of the SCU, which lives on."""
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        if method.startswith("__") or (method in _RECALLS and not self.remembers):
+        if method.startswith("__"):
             raise AttributeError(method)
 
         def call(*args: Any) -> Any:
@@ -232,39 +231,19 @@ class Way:
 class Disk:
     """The store with a disk that fails, and a process that dies, before and after a commit reached the disk."""
 
-    can_begin = True
-
     def __init__(self, site: Site, store: SqliteStore) -> None:
         self._site = site
         self._store = store
-        self._early = random.Random(f"writes of {site.seed}")
-        self._begun: Change | None = None
-        self._is_stored = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
-        self._before()
-        self._store.commit(change, turn, in_turn=in_turn)
-        self._after()
+    def submit(self, change: Change) -> Any:
+        return Need(partial(self.commit, change))
 
-    def begin(self, change: Change, turn: Any = None) -> bool:
-        """What is begun is stored at once or when it is ended; who dies in between knows neither."""
+    def commit(self, change: Change) -> None:
         self._before()
-        self._begun = change
-        self._is_stored = self._early.random() < 0.5
-        if self._is_stored:
-            self._store.commit(change)
-        return True
-
-    def end(self, change: Change) -> None:
-        begun, self._begun = self._begun, None
-        if begun is None:
-            return
-        self._site.check_alive()
-        if not self._is_stored:
-            self._store.commit(begun)
+        self._store.commit(change)
         self._after()
 
     def _before(self) -> None:
@@ -473,7 +452,7 @@ class Site:
             calm = self.calm
             self.calm = calm or tries == START_TRIES
             self.recovering = True
-            store = SqliteStore(self.folder / configs.STORE_NAME, background=False)  # one thread
+            store = SqliteStore(self.folder / configs.STORE_NAME)
             try:
                 self.middleware = Middleware(
                     self.config,

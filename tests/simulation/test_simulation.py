@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from fiskal.queue import interrupted, modes, queue, receipt_request
-from fiskal.queue.interrupted import Recall, RememberingScu
-from fiskal.queue.queue import Queue
+from fiskal.queue import dispatch, interruptions, pipeline, receipt_request
+from fiskal.queue.dispatch import kind_of
+from fiskal.queue.effects import Effects
+from fiskal.queue.interruptions import Interruptions
+from fiskal.queue.journal import QueueJournal
 from fiskal.queue.receipts import switch
-from fiskal.queue.work import Effects, Work
+from fiskal.queue.replay import Record, RecoveryPass
+from fiskal.queue.work import Work
 from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
 from fiskal.store import Change, SqliteStore
@@ -76,31 +78,41 @@ def no_idempotency(patch: Patch) -> None:
 
 def chain_not_continued(patch: Patch) -> None:
     """T2 does not carry the chain on: every receipt follows the same one."""
-    original = Queue._complete
+    original = QueueJournal.complete
 
-    def complete(self: Queue, *args: Any) -> bytes:
-        before = self._state.receipt_hash, self._state.receipt_hash_base64
-        text = original(self, *args)
-        self._state.receipt_hash, self._state.receipt_hash_base64 = before
-        return text
+    def complete(self: QueueJournal, *args: Any) -> Any:
+        before = self.state.receipt_hash, self.state.receipt_hash_base64
+        answer = original(self, *args)
+        self.state.receipt_hash, self.state.receipt_hash_base64 = before
+        return answer
 
-    patch.setattr(Queue, "_complete", complete)
+    patch.setattr(QueueJournal, "complete", complete)
 
 
 def numerator_forgotten(patch: Patch) -> None:
     """A crash brings back the number of receipt before."""
-    original = Queue._load
+    original = QueueJournal.read
 
-    def load(self: Queue, *args: Any) -> None:
-        original(self, *args)
-        self._state.receipt_numerator = max(0, self._state.receipt_numerator - 1)
+    def read(self: QueueJournal) -> Any:
+        found = original(self)
+        self.state.receipt_numerator = max(0, self.state.receipt_numerator - 1)
+        return found
 
-    patch.setattr(Queue, "_load", load)
+    patch.setattr(QueueJournal, "read", read)
+
+
+def answering(answer: Any) -> Any:
+    """A method that gives this answer, whatever is asked."""
+
+    async def method(*args: Any) -> Any:
+        return answer
+
+    return method
 
 
 def orphan_dropped(patch: Patch) -> None:
     """What an interrupted receipt left open is forgotten instead of closed."""
-    patch.setattr(Recall, "close_orphan", lambda self, work, number: "dropped")
+    patch.setattr(RecoveryPass, "close_orphan", answering("dropped"))
 
 
 def orphan_not_stored(patch: Patch) -> None:
@@ -117,57 +129,57 @@ def orphan_not_stored(patch: Patch) -> None:
 def interrupted_given_up(patch: Patch) -> None:
     """Every interrupted item gets the error answer, whatever the TSE signed."""
 
-    def recover(self: Queue, item: Any, recall: Recall) -> None:
-        self._interrupt(item, self._remembered_work(item, recall), "given up", recall)
+    async def recover(self: Interruptions, item: Any, recovery: RecoveryPass) -> None:
+        work, _ = self._replayed(item, recovery)
+        await self._interrupt(item, work, "given up", recovery)
 
-    patch.setattr(Queue, "_recover", recover)
+    patch.setattr(Interruptions, "_recover", recover)
 
 
 def interrupted_signed_at_the_start(patch: Patch) -> None:
     """A start-up pass that signs what was not signed."""
 
-    def start(self: RememberingScu, request: Any, deadline: Any = None) -> Any:
+    def start(self: Record, request: Any) -> Any:
         return self._scu.start_transaction(request, self._deadline)
 
-    def finish(self: RememberingScu, request: Any, deadline: Any = None) -> Any:
+    def finish(self: Record, request: Any) -> Any:
         return self._scu.finish_transaction(request, self._deadline)
 
-    patch.setattr(RememberingScu, "start_transaction", start)
-    patch.setattr(RememberingScu, "finish_transaction", finish)
+    patch.setattr(Record, "start_transaction", start)
+    patch.setattr(Record, "finish_transaction", finish)
 
 
 def questions_forgotten(patch: Patch) -> None:
     """Items that nobody could decide are not remembered."""
-    patch.setattr(interrupted, "read_questions", lambda data_json: [])
-    patch.setattr(Queue, "_decide_questions", lambda self: None)
+    patch.setattr(interruptions, "read_unsettled", lambda data_json: [])
+    patch.setattr(Interruptions, "decide_again", answering(None))
 
 
-def answers_before_the_disk(patch: Patch) -> None:
-    """A commit returns before it is stored, and the next one brings it to the disk."""
+def _late(patch: Patch, is_late: Callable[[Change], bool]) -> None:
+    """Some commits return before they are stored; the next one brings them to the disk."""
     original = SqliteStore.commit
     waiting: dict[int, Change] = {}
 
-    def commit(self: SqliteStore, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def commit(self: SqliteStore, change: Change) -> None:
         late = waiting.pop(id(self), None)
         if late is not None:
             original(self, late)
-        if change.answers:
+        if is_late(change):
             waiting[id(self)] = change
         else:
-            original(self, change, turn, in_turn=in_turn)
+            original(self, change)
 
     patch.setattr(SqliteStore, "commit", commit)
 
 
+def answers_before_the_disk(patch: Patch) -> None:
+    """A receipt is answered before its answer is stored."""
+    _late(patch, lambda change: bool(change.answers))
+
+
 def signs_before_the_disk(patch: Patch) -> None:
     """The TSE is asked while the disk has not confirmed the request."""
-    original = Queue._accepted
-
-    def accepted(self: Queue) -> None:
-        if sys._getframe(1).f_code.co_filename != Work._signed.__code__.co_filename:
-            original(self)
-
-    patch.setattr(Queue, "_accepted", accepted)
+    _late(patch, lambda change: bool(change.items))
 
 
 def receipt_requests_find_nothing(patch: Patch) -> None:
@@ -176,7 +188,8 @@ def receipt_requests_find_nothing(patch: Patch) -> None:
 
 def failed_mode_left_by_a_sale(patch: Patch) -> None:
     """Sales go to the TSE although the circuit breaker is open."""
-    patch.setattr(modes, "EXEMPT_FROM_FAILED_MODE", modes.EXEMPT_FROM_FAILED_MODE | {SALE})
+    kind = dispatch.BUSINESS._replace(asks_in_failed_mode=True)
+    patch.setattr(pipeline, "kind_of", lambda case: kind if case & 0xFFFF == SALE else kind_of(case))
 
 
 def unanswered_items_left(patch: Patch) -> None:
@@ -189,27 +202,28 @@ def rows_of_a_left_tse_kept(patch: Patch) -> None:
 
 
 def stop_forgotten(patch: Patch) -> None:
-    original = Queue._load
+    original = QueueJournal.read
 
-    def load(self: Queue, *args: Any) -> None:
-        original(self, *args)
-        self._state.stop_moment = None
+    def read(self: QueueJournal) -> Any:
+        found = original(self)
+        self.state.stop_moment = None
+        return found
 
-    patch.setattr(Queue, "_load", load)
+    patch.setattr(QueueJournal, "read", read)
 
 
 def switch_before_its_signature(patch: Patch) -> None:
     """A finish receipt that the TSE did not sign connects the queue all the same."""
     original = switch.finish
 
-    def finish(work: Work) -> Any:
+    async def finish(work: Work) -> Any:
         try:
-            return original(work)
+            return await original(work)
         except ScuError:
             work.state.scu_id = work.binding.scu_id
             raise
 
-    patch.setitem(queue._HANDLERS, FINISH, finish)
+    patch.setitem(dispatch.CASES, FINISH, dispatch.CASES[FINISH]._replace(handler=finish))
 
 
 def starts_not_in_doubt(patch: Patch) -> None:
@@ -220,7 +234,7 @@ def starts_not_in_doubt(patch: Patch) -> None:
 MUTATIONS = {
     no_idempotency: "is open, and nobody knows|twice",
     chain_not_continued: "ftReceiptHash is not the hash",
-    numerator_forgotten: "the number should be",
+    numerator_forgotten: "the number should be|receipt number \\d+ does not follow",
     orphan_dropped: "is open, and nobody knows",
     orphan_not_stored: "is open, and nobody knows",
     interrupted_given_up: "is open, and nobody knows|twice",

@@ -208,9 +208,24 @@ def accepted(no: int, row: int) -> Change:
     return change(items=[item(no, row)], queues=[queue(no, row - 1)])
 
 
+def counted(no: int, row: int, **changes: object) -> QueueRow:
+    """The state of a queue after the receipt of ``row``, in which nothing but counters is new."""
+    made = answer(no, row)
+    assert made.receipt is not None
+    row_ = queue(
+        no,
+        row,
+        ftQueuedRow=row,
+        ftReceiptHash=made.receipt.ftReceiptHash,
+        TimeStamp=made.TimeStamp,
+        DeTimeStamp=made.TimeStamp,
+    )
+    return row_._replace(**changes)  # type: ignore[arg-type]
+
+
 def completed(no: int, row: int) -> Change:
     """T2 of one receipt."""
-    return change(answers=[answer(no, row)], queues=[queue(no, row)])
+    return change(answers=[answer(no, row)], queues=[counted(no, row)])
 
 
 def run_threads(work: Callable[[int], None], count: int) -> list[BaseException]:

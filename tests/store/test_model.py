@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -42,18 +42,8 @@ from fiskal.store import (
     ReceiptRow,
     SqliteStore,
     StoredItem,
-    commitlog,
+    writer,
 )
-
-
-def direct_writes(path: Path) -> int:
-    """The number of the last change that went past the log."""
-    connection = sqlite3.connect(path)
-    try:
-        return int(connection.execute("SELECT direct FROM fiskal_commit_log").fetchone()[0])
-    finally:
-        connection.close()
-
 
 QUEUES = st.integers(1, 3)
 STAMPS = st.integers(START, START + 6)
@@ -80,8 +70,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.master_data: dict[int, Any] = {}
         self.exports: dict[tuple[int, int], JournalDERow] = {}
         self.parts: dict[tuple[int, int, int], bytes] = {}
-        self.kept: Path | None = None
-        """An older copy of the database."""
 
     def teardown(self) -> None:
         self.store.close()
@@ -107,9 +95,9 @@ class StoreMachine(RuleBasedStateMachine):
             TimeStamp=stamp,
             cbReceiptReference=reference,
             cbTerminalID=terminal,
-            request="ß" * (commitlog.MAX_ENTRY_BYTES if large else 1),
+            request="ß" * (1 << 18 if large else 1),
         )
-        queues = [queue(no, current)] if with_queue else []
+        queues = [queue(no, current, **self.counters(no, current))] if with_queue else []
         self.store.commit(change(items=[row], queues=queues))
         self.items[no, current + 1] = row
         self.queues.update((no, state) for state in queues)
@@ -118,16 +106,29 @@ class StoreMachine(RuleBasedStateMachine):
         no=QUEUES,
         stamp=STAMPS,
         total=st.none() | st.decimals(allow_nan=False, allow_infinity=False, places=5),
+        only_counters=st.booleans(),
+        mark=st.booleans(),
     )
-    def complete(self, no: int, stamp: int, total: object) -> None:
+    def complete(self, no: int, stamp: int, total: object, only_counters: bool, mark: bool) -> None:
         number = sum(1 for key in self.items if key[0] == no)
         if not number or (no, number) in self.answers:
             return
-        paid = None if total is None else receipt(no, number, ftReceiptTotal=str(total))
+        count = sum(1 for key in self.receipts if key[0] == no)
+        paid = None if total is None else receipt(no, count + 1, ftReceiptTotal=str(total))
         done = error_answer(no, number, TimeStamp=stamp, receipt=paid)
         event = action(no, len(self.actions), TimeStamp=stamp)
-        state = queue(no, number, ftReceiptTotalizer=str(total))
-        self.store.commit(change(answers=[done], actions=[event], queues=[state]))
+        state = self.queues.get(no, queue(no)) if only_counters else queue(no)
+        state = state._replace(
+            ftCurrentRow=number,
+            ftQueuedRow=max(state.ftQueuedRow, number),
+            ftReceiptNumerator=count + (paid is not None),
+            ftReceiptTotalizer=str(total),
+            ftReceiptHash=state.ftReceiptHash if paid is None else paid.ftReceiptHash,
+            TimeStamp=stamp,
+            DeTimeStamp=stamp,
+        )
+        with mock.patch.object(writer, "MARK_EVERY", 1 if mark else 512):
+            self.store.commit(change(answers=[done], actions=[event], queues=[state]))
         self.answers[no, number] = done
         if paid is not None:
             self.receipts[no, number] = receipt_row(done)
@@ -214,54 +215,44 @@ class StoreMachine(RuleBasedStateMachine):
         with pytest.raises(StoreError):
             self.store.commit(change(queues=[queue(no, 99)], scus=[scu("refused")], items=[existing]))
 
-    @rule(background=st.booleans())
-    def reopen(self, background: bool) -> None:
-        self.store.close()
-        self.store = SqliteStore(self.path, background=background)
+    @rule(name=REFERENCES)
+    def one_of_a_batch_is_refused(self, name: str) -> None:
+        rows = [scu(name, 7), scu(name, 8)]
+        good = [self.store.submit(change(scus=[row])) for row in rows[:1]]
+        bad = self.store.submit(change(scus=[scu("bad")], answers=[error_answer(9, 9)]))
+        good.append(self.store.submit(change(scus=rows[1:])))
+        self.store.flush()
+        assert [each.error for each in good] == [None, None]
+        assert isinstance(bad.error, StoreError)
+        self.scus[guid(name)] = rows[1]
 
-    @rule(background=st.booleans())
-    def die(self, background: bool) -> None:
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        self.store = SqliteStore(self.path)
+
+    @rule()
+    def die(self) -> None:
         """Go on with the files as they are while the store is open."""
         path = self.copied("life")
         self.store.close()
         self.path = path
-        self.store = SqliteStore(self.path, background=background)
+        self.store = SqliteStore(self.path)
 
     def copied(self, name: str) -> Path:
         """The files as they are, in a folder of their own."""
         folder = Path(self.directory.name) / f"{name} {self.life}"
         self.life += 1
         folder.mkdir()
-        with self.store._applier._lock:
-            for file in self.path.parent.iterdir():
-                if file.is_file():
-                    shutil.copy(file, folder / file.name)
+        for file in self.path.parent.iterdir():
+            if file.is_file() and not file.name.endswith("-shm"):
+                shutil.copy(file, folder / file.name)
         return folder / self.path.name
 
-    @rule()
-    def keep(self) -> None:
-        self.kept = self.copied("kept")
-
-    @precondition(lambda self: self.kept)
-    @rule()
-    def restore(self) -> None:
-        """Go on with an older database and the log of now, if what the older one lacks is all in the log."""
-        assert self.kept is not None
-        path = self.copied("restored")
-        log = path.with_name(path.name + "-commits")
-        for file in path.parent.iterdir():
-            if file != log:
-                file.unlink()
-        for file in self.kept.parent.iterdir():
-            if not file.name.endswith("-commits"):
-                shutil.copy(file, path.parent / file.name)
-        if direct_writes(self.kept) < direct_writes(self.path):
-            with pytest.raises(StoreError, match="older copy of the journal"):
-                SqliteStore(path)
-            return
-        self.store.close()
-        self.path, self.kept = path, None
-        self.store = SqliteStore(self.path)
+    def counters(self, no: int, current: int) -> dict[str, object]:
+        """What a queue cannot go back from."""
+        count = sum(1 for key in self.receipts if key[0] == no)
+        return {"ftReceiptNumerator": count, "ftQueuedRow": current + 1}
 
     @rule(no=QUEUES, first=STAMPS, last=st.one_of(STAMPS, st.integers(-4, 0)))
     def ranges(self, no: int, first: int, last: int) -> None:
@@ -306,7 +297,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert self.store.queues() == [self.queues[no] for no in sorted(self.queues)]
+        rows = {no: max((row for n, row in self.items if n == no), default=0) for no in self.queues}
+        assert self.store.queues() == [
+            row._replace(ftQueuedRow=max(row.ftQueuedRow, rows[no]))
+            for no, row in sorted(self.queues.items())
+        ]
         assert self.store.scus() == [self.scus[key] for key in sorted(self.scus)]
         for no in (1, 2, 3):
             assert self.store.master_data(no) == self.master_data.get(no)

@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rows import accepted, answer, completed, guid, item
+from rows import accepted, answer, change, completed, guid, item
 
 from fiskal.errors import StoreError
-from fiskal.store import Change, SqliteStore, schema, sqlite
-from fiskal.store.writer import Writer
+from fiskal.store import Change, SqliteStore, reading, schema, writer
 
 
 def filled(path: Path, rows: int = 300) -> None:
@@ -142,58 +141,18 @@ def test_damaged_pages_are_errors_not_crashes(path: Path) -> None:
     assert errors > 30
 
 
-@pytest.mark.parametrize("background", [True, False])
-def test_a_full_database_says_so_and_recovers(
-    path: Path, monkeypatch: pytest.MonkeyPatch, background: bool
-) -> None:
-    """What was confirmed before is in the log, and in the database as soon as that has room."""
-    limit = 0
-    original = SqliteStore._open_writer
-
-    def open_writer(store: SqliteStore) -> Writer:
-        writer = original(store)
-        if limit:
-            writer.connection.execute(f"PRAGMA max_page_count = {limit}")
-        return writer
-
-    monkeypatch.setattr(SqliteStore, "_open_writer", open_writer)
-    with SqliteStore(path, background=background) as store:
+def test_a_full_database_says_so_and_recovers(path: Path) -> None:
+    with SqliteStore(path) as store:
         store.commit(accepted(1, 1))
-        writer = store._applier._writer
-        assert writer is not None
-        (limit,) = writer.connection.execute("PRAGMA page_count").fetchone()
-        writer.connection.execute(f"PRAGMA max_page_count = {limit}")
+        connected = store._writer
+        assert connected is not None
+        (limit,) = connected.connection.execute("PRAGMA page_count").fetchone()
+        connected.connection.execute(f"PRAGMA max_page_count = {limit}")
         last = fill_up(store, 1, 2)
-        with pytest.raises(StoreError, match="the disk is full"):
-            store.commit(accepted(1, last + 1))
-        with pytest.raises(StoreError, match="the disk is full"):
-            store.item(guid("item", 1, 1))
-        limit = 0
         store.commit(accepted(1, last + 1))
         assert [found.item for found in store.iter_items_by_row(1)] == [
             item(1, n) for n in range(1, last + 2)
         ]
-
-
-def test_a_full_database_gives_everything_to_the_next_process(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = SqliteStore(path, background=False)
-    store.commit(accepted(1, 1))
-    store.commit(completed(1, 1))
-    with monkeypatch.context() as patched:
-        patched.setattr(Writer, "write", _refuse)
-        for row in range(2, 10):
-            store.commit(accepted(1, row))
-            store.commit(completed(1, row))
-        store.close()
-    assert "safe in the log" in caplog.text
-    with SqliteStore(path) as store:
-        assert [found.answer for found in store.iter_items_by_row(1)] == [answer(1, n) for n in range(1, 10)]
-
-
-def _refuse(*_: object) -> None:
-    raise StoreError("the disk is full")
 
 
 @pytest.fixture
@@ -227,7 +186,7 @@ def test_a_full_disk_says_so_and_recovers(small_disk: Path) -> None:
 
 
 def test_a_foreign_writer_is_waited_for_and_then_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_MS", 50)
+    monkeypatch.setattr(reading, "BUSY_TIMEOUT_MS", 50)
     with SqliteStore(path) as store:
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
@@ -264,80 +223,44 @@ def test_a_row_that_was_moved_does_not_keep_the_store_from_opening(path: Path) -
         assert list(store.iter_items_by_row(1)) == []
 
 
-def _add_notes(db: schema.Database) -> None:
-    db.table("Note").create({"id": int, "text": str}, pk="id")
-    db.table("Note").insert({"id": 1, "text": "migrated"})
-
-
-def _break(db: schema.Database) -> None:
-    db.table("Half").create({"id": int}, pk="id")
-    raise RuntimeError("power cut")
-
-
-RELEASED = [(1, "create_journals"), (2, "create_journal_de")]
-
-
-def versions(path: Path) -> list[tuple[int, str]]:
+def test_a_newer_schema_is_refused(path: Path) -> None:
+    SqliteStore(path).close()
     connection = sqlite3.connect(path)
-    rows = connection.execute(f"SELECT version, name FROM {schema.MIGRATION_TABLE}").fetchall()
+    with connection:
+        connection.execute("INSERT INTO fiskal_migration VALUES (99, 'later', '')")
     connection.close()
-    return rows
+    with pytest.raises(StoreError, match=f"schema version 99, this fiskal knows up to {schema.VERSION}"):
+        SqliteStore(path)
 
 
-SHIPPED = [(number, made.__name__.lstrip("_")) for number, made in enumerate(schema.MIGRATIONS, 1)]
+def test_a_store_that_was_made_in_part_is_made_anew(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*_: object) -> None:
+        raise RuntimeError("power cut")
 
-
-def test_migrations_run_once_in_order_and_keep_the_data(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled(path, 3)
-    assert versions(path) == SHIPPED
-    monkeypatch.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
-    for _ in range(2):
-        with SqliteStore(path) as store:
-            assert len(list(store.iter_items(1))) == 3
-    assert versions(path) == [*SHIPPED, (len(SHIPPED) + 1, "add_notes")]
-
-
-@pytest.mark.parametrize("version", range(1, len(schema.MIGRATIONS)))
-def test_a_store_of_every_older_version_is_brought_up_to_date(path: Path, version: int) -> None:
-    connection = sqlite3.connect(path, isolation_level=None)
-    schema.migrate(connection, str(path), schema.MIGRATIONS[:version])
-    writer = Writer(connection, str(path))
-    for row in range(1, 4):
-        writer.write([accepted(1, row), completed(1, row)])
-    writer.close()
-    with SqliteStore(path) as store:
-        assert len(list(store.iter_items(1))) == 3
-        store.commit(accepted(1, 4))
-        assert len(store.unanswered_items(1)) == 1
-    assert versions(path) == SHIPPED
-
-
-def test_a_migration_that_fails_leaves_the_old_version(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled(path, 3)
     with monkeypatch.context() as patched:
-        patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes, _break))
+        patched.setattr(schema, "note_version", dies)
         with pytest.raises(RuntimeError, match="power cut"):
             SqliteStore(path)
-    assert versions(path) == SHIPPED
+    filled(path, 2)
+
+
+def test_an_opening_looks_through_little(path: Path, tmp_path: Path) -> None:
+    """What a process that died leaves behind the mark is bounded, and nothing is missed in it."""
     with SqliteStore(path) as store:
-        assert len(list(store.iter_items(1))) == 3
-    connection = sqlite3.connect(path)
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    connection.close()
-    assert not tables & {"Note", "Half"}
-
-
-def test_an_up_to_date_store_runs_no_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    filled(path, 1)
-    monkeypatch.setitem(sys.modules, "sqlite_utils", None)
-    SqliteStore(path).close()
-
-
-def test_a_newer_schema_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr(sqlite, "MIGRATIONS", (*schema.MIGRATIONS, _add_notes))
-        SqliteStore(path).close()
-    with pytest.raises(
-        StoreError, match=f"schema version {len(SHIPPED) + 1}, this fiskal knows up to {len(SHIPPED)}"
-    ):
-        SqliteStore(path)
+        store.commit(change(items=[item(2, 1)]))
+        for row in range(1, 2 * writer.MARK_EVERY + 10):
+            store.commit(change(items=[item(1, row)]))
+            store.commit(completed(1, row))
+        (below,) = store._query("SELECT answered_below FROM fiskal_mark")[0]
+        assert below > writer.MARK_EVERY
+        assert store.unanswered_items(2) == [item(2, 1)]
+        assert store.item(guid("item", 2, 1)) is not None
+        copy = tmp_path / "copy.sqlite"
+        for suffix in ("", "-wal"):
+            shutil.copy(path.with_name(path.name + suffix), copy.with_name(copy.name + suffix))
+    with SqliteStore(copy) as store:
+        assert store.unanswered_items(2) == [item(2, 1)]
+        store.commit(change(items=[item(1, row + 1)]))
+        store.commit(completed(1, row + 1))
+        store.commit(change(answers=[answer(2, 1)]))
+        assert store.unanswered_items(2) == []

@@ -14,6 +14,7 @@ from rows import (
     answer,
     change,
     completed,
+    counted,
     error_answer,
     failed,
     guid,
@@ -38,7 +39,7 @@ def test_every_row_type_survives_reopening(path: Path) -> None:
                     item(1, 2, cbTerminalID=None, cbReceiptReference=None, request_raw_sha256=None),
                 ],
                 answers=[answer(1, 1)],
-                queues=[queue(1), queue(2, ftReceiptHash=None, StartMoment=None)],
+                queues=[queue(1, ftQueuedRow=2), queue(2, ftReceiptHash=None, StartMoment=None)],
                 actions=[action(), action(number=2, Type=None, DataJson=None, DataBase64="YQ==")],
                 open_transactions=[open_transaction(), open_transaction(reference="")],
                 failed_starts=[failed()],
@@ -47,7 +48,7 @@ def test_every_row_type_survives_reopening(path: Path) -> None:
             )
         )
     with open_store(path, create=False) as store:  # type: ignore[attr-defined]
-        assert store.queues() == [queue(1), queue(2, ftReceiptHash=None, StartMoment=None)]
+        assert store.queues() == [queue(1, ftQueuedRow=2), queue(2, ftReceiptHash=None, StartMoment=None)]
         assert store.queue(guid("queue", 2)) == store.queues()[1]
         assert store.queue("unknown") is None
         assert store.item(guid("item", 1, 1)) == StoredItem(item(1, 1), answer(1, 1))
@@ -82,7 +83,7 @@ def test_removals_come_before_insertions_of_the_same_change(store: SqliteStore) 
 
 def test_a_change_of_many_rows_is_stored_whole_or_not_at_all(store: SqliteStore) -> None:
     many = [item(1, row) for row in range(1, 3001)]
-    with pytest.raises(StoreError, match="UNIQUE"):
+    with pytest.raises(StoreError, match="row 1 does not continue queue 1"):
         store.commit(change(items=[*many, many[0]]))
     assert list(store.iter_items_by_row(1)) == []
     store.commit(change(items=many))
@@ -107,7 +108,14 @@ def test_an_empty_change_is_fine(store: SqliteStore) -> None:
             for name in Receipt._fields
         ),
         change(items=[item(1, 1, ftQueueItemId="another")]),
-        change(items=[item(1, 77)]),
+        change(items=[item(1, 3)]),
+        change(items=[item(1, 2, ftQueueItemId=guid("item", 5, 1))]),
+        change(items=[item(1, 2, ftQueueItemId=guid("item", 1, 1))]),
+        change(items=[item(1, 2, ftQueueItemId="no GUID")]),
+        change(items=[item(1, 2, ftQueueItemId=guid("item", 1, 2).upper())]),
+        change(items=[item(1, 2)], answers=[answer(1, 2, receipt=receipt(1, 3))]),
+        change(items=[item(1, 2)], answers=[answer(1, 2, receipt=receipt(1, 1))]),
+        change(queues=[queue(1, 0)]),
         change(items=[item(1, 2, request=None)]),
         change(items=[item(1, 2, ftQueueMoment="soon")]),
         change(items=[item(1, 2, ftQueueMoment=1 << 64)]),
@@ -123,12 +131,13 @@ def test_an_empty_change_is_fine(store: SqliteStore) -> None:
 def test_a_bad_change_is_refused_and_leaves_nothing(store: SqliteStore, bad: Change) -> None:
     store.commit(accepted(1, 1))
     store.commit(completed(1, 1))
-    store.commit(change(items=[item(5, 1, ftQueueItemId=guid("item", 1, 77))]))
+    store.commit(change(items=[item(5, 1)]))
     with pytest.raises(StoreError, match="the change cannot be stored"):
         store.commit(bad)
-    assert store.queues() == [queue(1, 1)]
+    assert store.queues() == [counted(1, 1)]
     assert len(list(store.iter_items(1))) == 1
-    store.commit(accepted(1, 2))
+    store.commit(change(items=[item(1, 2)]))
+    store.commit(completed(1, 2))
 
 
 def test_ranges_run_on_the_timestamp(store: SqliteStore) -> None:
@@ -161,7 +170,7 @@ def completed_of_another_queue(row: int) -> Change:
 
 def test_unanswered_items_stand_among_the_answered_by_their_own_timestamp(store: SqliteStore) -> None:
     store.commit(change(items=[item(1, 1), item(1, 2, TimeStamp=START + 1), item(1, 3)]))
-    store.commit(change(answers=[answer(1, 1), answer(1, 3)], queues=[queue(1, 1)]))
+    store.commit(change(answers=[answer(1, 1), answer(1, 3, receipt=receipt(1, 2))], queues=[queue(1, 1)]))
     assert [stored.item.ftQueueRow for stored in store.iter_items(1)] == [2, 1, 3]
     assert [stored.item.ftQueueRow for stored in store.iter_items(1, 0, -2)] == [2, 1]
     assert [stored.item.ftQueueRow for stored in store.iter_items(1, START + 2)] == [1, 3]
@@ -171,14 +180,17 @@ def test_unanswered_items_stand_among_the_answered_by_their_own_timestamp(store:
 def test_equal_timestamps_keep_the_order_of_rows(store: SqliteStore) -> None:
     rows = range(1, 251)
     store.commit(change(items=[item(1, row) for row in rows], queues=[queue(1, 250)]))
-    store.commit(change(answers=[answer(1, row, TimeStamp=START) for row in reversed(rows)]))
+    store.commit(change(answers=[answer(1, row, TimeStamp=START) for row in rows]))
     assert [stored.item.ftQueueRow for stored in store.iter_items(1)] == list(rows)
     assert [found.ftReceiptNumber for found in store.iter_receipts(1)] == list(rows)
 
 
 def test_an_error_answer_has_no_receipt(store: SqliteStore, path: Path) -> None:
     store.commit(change(items=[item(1, row) for row in range(1, 501)], queues=[queue(1, 500)]))
-    answers = [answer(1, row) if row % 7 == 3 else error_answer(1, row) for row in range(1, 501)]
+    answers = [
+        answer(1, row, receipt=receipt(1, row // 7 + 1)) if row % 7 == 3 else error_answer(1, row)
+        for row in range(1, 501)
+    ]
     store.commit(change(answers=answers))
     paid = [receipt_row(found) for found in answers if found.receipt]
     assert [stored.answer for stored in store.iter_items(1)] == answers
@@ -211,7 +223,7 @@ def test_items_by_reference_are_answered_and_newest_first(store: SqliteStore) ->
     for row, terminal in ((1, "T1"), (2, "T2"), (3, None), (4, "T1")):
         store.commit(change(items=[item(1, row, cbReceiptReference="X", cbTerminalID=terminal)]))
     store.commit(change(items=[item(2, 1, cbReceiptReference="X")], answers=[answer(2, 1)]))
-    store.commit(change(answers=[answer(1, row) for row in (3, 2, 1)]))
+    store.commit(change(answers=[error_answer(1, row) for row in (3, 2, 1)]))
 
     def found(terminal: str | None, limit: int = 10) -> list[int]:
         return [stored.item.ftQueueRow for stored in store.items_by_reference(1, "X", terminal, limit)]
@@ -226,7 +238,7 @@ def test_items_before_are_those_of_lower_rows(store: SqliteStore) -> None:
     for row in range(1, 6):
         store.commit(change(items=[item(1, row, cbReceiptReference="X" if row != 3 else "Y")]))
     store.commit(change(items=[item(2, 1, cbReceiptReference="X")], answers=[answer(2, 1)]))
-    store.commit(change(answers=[answer(1, row) for row in (1, 3, 4, 5)]))
+    store.commit(change(answers=[error_answer(1, row) for row in (1, 3, 4, 5)]))
 
     def found(before: int, limit: int = 10) -> list[int]:
         return [each.item.ftQueueRow for each in store.items_before(1, "X", guid("item", 1, before), limit)]
@@ -307,8 +319,7 @@ def test_the_view_shows_the_columns_of_the_reference(store: SqliteStore, path: P
 
 def test_the_view_of_the_receipts_shows_the_columns_of_the_reference(store: SqliteStore, path: Path) -> None:
     store.commit(change(queues=[queue()], items=[item(1, 1), item(1, 2), item(1, 3)]))
-    store.commit(change(answers=[error_answer(1, 1), answer(1, 2)]))
-    assert len(list(store.iter_items(1))) == 3  # who reads through the store brings everything into the file
+    store.commit(change(answers=[error_answer(1, 1), answer(1, 2, receipt=receipt(1, 1))]))
     with sqlite3.connect(path) as connection:
         cursor = connection.execute("SELECT * FROM ftReceiptJournal")
         names = [column[0] for column in cursor.description]
@@ -318,7 +329,10 @@ def test_the_view_of_the_receipts_shows_the_columns_of_the_reference(store: Sqli
         "ftReceiptJournalId ftReceiptMoment ftReceiptNumber ftReceiptTotal ftQueueId ftQueueItemId"
         " ftReceiptHash TimeStamp"
     )
-    expected = {**receipt_row(answer(1, 2))._asdict(), "ftQueueId": guid("queue", 1)}
+    expected = {
+        **receipt_row(answer(1, 2, receipt=receipt(1, 1)))._asdict(),
+        "ftQueueId": guid("queue", 1),
+    }
     assert rows == [tuple(expected[name] for name in names)]
 
 

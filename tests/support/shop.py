@@ -8,12 +8,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from fiskal import clock as clocks
 from fiskal.clock import TICKS_PER_SECOND
+from fiskal.conversation import Call
 from fiskal.germany.codes import DE
 from fiskal.host import config as configs
 from fiskal.host.middleware import Middleware
-from fiskal.scu.contract import Scu
+from fiskal.scu.contract import Capabilities, Scu
 from fiskal.scu.software import open_software_tse
 from fiskal.store import Change
 
@@ -39,12 +42,11 @@ class StepClock:
 class FaultyScu:
     """Passes every call on, unless told to fail it before or after the TSE has executed it."""
 
-    in_process = True
-    computes_only = True
-    deduplicates = True
-
     def __init__(self, scu: Scu) -> None:
         self.scu = scu
+        self.capabilities = Capabilities(
+            in_process=True, computes_only=True, deduplicates=True, recalls=True, reserves=True, probes=True
+        )
         self.closed = False
         self.calls: list[str] = []
         self.requests: list[Any] = []
@@ -54,6 +56,18 @@ class FaultyScu:
         self.down: Exception | None = None
         self._countdown: int | None = None
         self._countdown_fault: tuple[BaseException, bool] | None = None
+
+    def be_outside(self) -> None:
+        """Count as a TSE outside this process, which may keep its callers waiting."""
+        self.capabilities = msgspec.structs.replace(self.capabilities, in_process=False, computes_only=False)
+
+    def keep_no_record(self) -> None:
+        """Count as an SCU that cannot be asked what it did."""
+        self.capabilities = msgspec.structs.replace(self.capabilities, recalls=False)
+
+    def block(self) -> None:
+        """Count as a TSE in this process that may keep its callers waiting."""
+        self.capabilities = msgspec.structs.replace(self.capabilities, computes_only=False)
 
     def fail_before(self, method: str, error: BaseException) -> None:
         self._before.append((method, error))
@@ -123,24 +137,7 @@ class FaultyScu:
             self.scu.close()
 
 
-class LateStore:
-    """Commits what was begun when it is ended, which is the latest that a disk may."""
-
-    can_begin = True
-    commit: Callable[..., None]
-    _begun: Change | None = None
-
-    def begin(self, change: Change, turn: Any = None) -> bool:
-        self._begun = change
-        return True
-
-    def end(self, change: Change) -> None:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            self.commit(begun)
-
-
-class DyingStore(LateStore):
+class DyingStore:
     """A store that lets so many commits through and fails every later one, as a dying disk would."""
 
     def __init__(self, store: Any, commits: int, error: BaseException) -> None:
@@ -151,13 +148,17 @@ class DyingStore(LateStore):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def commit(self, change: Change, turn: Any = None, *, in_turn: bool = True) -> None:
+    def submit(self, change: Change) -> Any:
         if self._left <= 0:
-            if turn is not None and not in_turn:
-                turn.__enter__()
-            raise self._error
+            return Call(self._die)
         self._left -= 1
-        self._store.commit(change, turn, in_turn=in_turn)
+        return self._store.submit(change)
+
+    def commit(self, change: Change) -> None:
+        self.submit(change).call()
+
+    def _die(self) -> None:
+        raise self._error
 
 
 class Shop:

@@ -24,7 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fiskal.cli import main
-from fiskal.export.tarreport import as_html, as_plain
+from fiskal.export.tarpage import as_html
+from fiskal.export.tarreport import as_plain
 from fiskal.tse import archive as archive_module
 from fiskal.tse import workers
 from fiskal.tse.archive import ArchiveError, find_archives

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,11 +100,12 @@ def test_a_picture_that_unpacks_to_very_many_pixels_is_refused(
 def test_without_the_reader_the_hint_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(qrimage, "_reader", None)
+    monkeypatch.delitem(sys.modules, "fiskal.tse.qrimage")
+    monkeypatch.setitem(sys.modules, "zxingcpp", None)
     path = saved(code(KAT_1), tmp_path / "a.png")
     result = CliRunner().invoke(main, ["verify", "qr", "--image", str(path)])
     assert result.exit_code == 2
-    assert "pip install 'fiskal[qr]'" in result.stderr
+    assert "pip install 'fiskal[receipt]'" in result.stderr
 
 
 def test_the_command_reads_pictures(tmp_path: Path) -> None:

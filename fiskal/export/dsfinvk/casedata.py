@@ -1,13 +1,11 @@
-"""JSON inside texts of a request: ftReceiptCaseData, cbCustomer, the case data of items.
-
-Names are compared without regard to letter case. A POS may put anything there, so nothing is ever an error.
-"""
+"""JSON inside texts of a request, its names compared without regard to letter case."""
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any, Final
+
+from fiskal.pos.embedded import json_object
 
 _NOTHING: Final[dict[str, Any]] = {}
 
@@ -16,11 +14,7 @@ def members(text: str | None) -> dict[str, Any]:
     """The members of the JSON object in ``text``, names in lower case, fractions as decimals; empty if it is none."""
     if not text or "{" not in text:
         return _NOTHING
-    try:
-        value = json.loads(text, parse_float=Decimal, parse_constant=_refuse)
-    except (ValueError, RecursionError, ArithmeticError):
-        return _NOTHING
-    return lowered(value)
+    return lowered(json_object(text))
 
 
 def lowered(value: object) -> dict[str, Any]:
@@ -45,7 +39,3 @@ def number(data: dict[str, Any], name: str) -> Decimal | None:
     except ArithmeticError:
         return None
     return value if value.is_finite() and -28 <= value.adjusted() <= 28 else None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(constant)

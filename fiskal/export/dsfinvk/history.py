@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from bisect import bisect_left, bisect_right
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from fiskal.export.dsfinvk.mapping import Signed, second
 from fiskal.germany.masterdata import MasterData
+from fiskal.pos.embedded import json_object
 from fiskal.queue.receipts.closings import DAILY_TYPES
 from fiskal.store import ActionRow, QueueRow, Store, StoredItem
 from fiskal.tse.algorithms import point_of, serial_of_point
@@ -70,7 +70,7 @@ class History:
         self.closings = self._read()
         self._rows = [closing.row for closing in self.closings]
         for scu in store.scus():
-            self._know(_tse(_object(scu.TseInfoJson)))
+            self._know(_tse(json_object(scu.TseInfoJson)))
         if not self._connections:
             row = next(
                 (
@@ -80,7 +80,7 @@ class History:
                 ),
                 None,
             )
-            tse = None if row is None else _tse(_object(row.TseInfoJson))
+            tse = None if row is None else _tse(json_object(row.TseInfoJson))
             self._connections = [] if tse is None else [(0, tse.serial)]
         stored = store.master_data(queue.queue_no)
         if stored is not None:
@@ -202,8 +202,8 @@ class _Entry(NamedTuple):
 def _entry(action: ActionRow, stored: StoredItem) -> _Entry:
     item, answer = stored
     assert answer is not None  # asked before
-    data = _object(action.DataJson)
-    state_data = _object(_object(answer.response).get("ftStateData"))
+    data = json_object(action.DataJson)
+    state_data = json_object(json_object(answer.response).get("ftStateData"))
     numbers = (data.get("closingNumber"), state_data.get("DailyClosingNumber"))
     info = _tse(state_data.get("TseInfo"))
     serial = data.get("SCUSerialNumberBase64") or data.get("TargetSCUSerialNumberOctet")
@@ -217,18 +217,10 @@ def _entry(action: ActionRow, stored: StoredItem) -> _Entry:
         moment=item.cbReceiptMoment,
         stamp=answer.TimeStamp,
         number=next((each for each in numbers if isinstance(each, int) and each > 0), 0),
-        master_data="" if master_data is None else json.dumps(master_data),
+        master_data="" if master_data is None else msgspec.json.encode(master_data).decode(),
         serial=serial.lower(),
         tse=info,
     )
-
-
-def _object(text: str | None) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "null")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _tse(info: object) -> Tse | None:

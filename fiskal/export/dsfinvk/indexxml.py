@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from html import escape
 from importlib import resources
 from typing import Final
-from xml.sax.saxutils import escape
 
 from fiskal.export.dsfinvk import schema
 from fiskal.export.dsfinvk.schema import Column, Table
@@ -67,4 +67,4 @@ def _column(column: Column) -> str:
 
 
 def _text(text: str) -> str:
-    return escape(_NOT_IN_XML.sub("", text))
+    return escape(_NOT_IN_XML.sub("", text), quote=False)

@@ -12,20 +12,12 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
-from fiskal.core import (
-    Kind,
-    PayClass,
-    bon_type,
-    charge_case,
-    format_ticks_ms,
-    parse_moment,
-    pay_case,
-    prepare,
-)
+from fiskal.core import format_ticks_ms, parse_moment
 from fiskal.export.dsfinvk import schema
 from fiskal.export.dsfinvk.amounts import cents, divided, net, scaled, signed
 from fiskal.export.dsfinvk.casedata import lowered, members, number, text
 from fiskal.germany import vat
+from fiskal.germany.cases import PayClass, bon_type, charge_case, pay_case
 from fiskal.germany.codes import (
     CASE_MASK,
     DE,
@@ -39,6 +31,7 @@ from fiskal.germany.codes import (
 from fiskal.pos import ReceiptRequest, ReceiptResponse, decode_response
 from fiskal.pos.codec import decode_canonical
 from fiskal.pos.models import ChargeItem, PayItem
+from fiskal.pos.prepared import Kind, prepare
 from fiskal.store import StoredItem
 
 EXPORTED: Final = frozenset({Kind.RECEIPT, Kind.ORDER, Kind.OTHER, Kind.FAIL_TRANSACTION})

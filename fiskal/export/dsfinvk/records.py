@@ -10,11 +10,11 @@ from typing import IO, Final, NamedTuple
 
 from iso3166 import countries_by_alpha3
 
-from fiskal.core import GV_TYPES, ZAHLART_TYPES
 from fiskal.export.dsfinvk import schema
 from fiskal.export.dsfinvk.indexread import DeclaredTable
 from fiskal.export.dsfinvk.schema import Table
 from fiskal.germany import vat
+from fiskal.germany.cases import GV_TYPES, ZAHLART_TYPES
 
 MAX_RECORD: Final = 1 << 20
 """Characters of one record."""

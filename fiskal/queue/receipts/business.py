@@ -7,13 +7,14 @@ import logging
 from fiskal.germany import signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
+from fiskal.queue.effects import Outcome
 from fiskal.queue.receipts import transactions
-from fiskal.queue.work import Outcome, Work, start_time
+from fiskal.queue.work import Work, start_time
 
 _log = logging.getLogger("fiskal.queue")
 
 
-def pos(work: Work) -> Outcome:
+async def pos(work: Work) -> Outcome:
     """Kassenbeleg-V1: SIG-POS and the start of the action."""
     request = work.request
     if not request.balanced:
@@ -22,14 +23,14 @@ def pos(work: Work) -> Outcome:
             work.state.queue_id,
             work.reference,
         )
-    suffix, items = _finish(work)
+    suffix, items = await _finish(work)
     items.append(signatures.action_start(min(request.action_start_ticks, work.now)))
     return _answer(work, suffix, items)
 
 
-def other(work: Work) -> Outcome:
+async def other(work: Work) -> Outcome:
     """Bestellung-V1 and SonstigerVorgang of the POS: SIG-POS without the start of the action."""
-    suffix, items = _finish(work)
+    suffix, items = await _finish(work)
     return _answer(work, suffix, items)
 
 
@@ -39,20 +40,23 @@ def _answer(work: Work, suffix: str, items: list[SignaturItem]) -> Outcome:
     return Outcome(items, suffix)
 
 
-def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
+async def _finish(work: Work) -> tuple[str, list[SignaturItem]]:
     """Finish the transaction of this receipt, having started it if the flow is implicit."""
     request = work.request
     reference = work.reference
     known = work.open_transaction(reference)
     if work.implicit:
-        transactions.clear_orphan(work)
-        start, finish = work.implicit_transaction(reference, request.process_type, work.process_data_base64)
+        if known is not None:
+            await transactions.clear_orphan(work, known)
+        start, finish = await work.implicit_transaction(
+            reference, request.process_type, work.process_data_base64
+        )
         start_signature, started = start.signature_data.signature_base64, start.time_stamp
         suffix = f"IT{finish.transaction_number}"
     else:
         if known is None:
             raise checks.no_transaction(reference)
-        finish = transactions.finish_open(work, known)
+        finish = await transactions.finish_open(work, known)
         work.effects.open[reference] = None
         start_signature, started = known.StartTransactionSignatureBase64, known.StartMoment
         suffix = f"T{finish.transaction_number}"

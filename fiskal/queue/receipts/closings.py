@@ -8,8 +8,10 @@ from fiskal.errors import ReceiptRejected
 from fiskal.germany import notifications
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
 from fiskal.pos import SignaturItem
+from fiskal.queue.effects import Action, Outcome
+from fiskal.queue.facts import Facts
 from fiskal.queue.receipts import reconcile, transactions
-from fiskal.queue.work import Action, Outcome, Work
+from fiskal.queue.work import Work
 from fiskal.scu.errors import ClientError, TseRejected
 
 _NAMES = {
@@ -25,15 +27,15 @@ MIGRATION_TYPE: Final = "4445000100000019"
 """Type of the journal entry that marks a queue as migrated."""
 
 
-def daily(work: Work) -> Outcome:
+async def daily(work: Work) -> Outcome:
     """Close what is open, sign, count the closing; the TSE's log is archived afterwards."""
-    outcome = _daily(work)
+    outcome = await _daily(work)
     _export_afterwards(work)
     return outcome
 
 
-def _daily(work: Work) -> Outcome:
-    reconcile.compare(work)
+async def _daily(work: Work) -> Outcome:
+    await reconcile.compare(work)
     still_open = work.open_transactions()
     if still_open and work.flags & ReceiptFlag.FAIL_ON_OPEN_TRANSACTIONS:
         raise ReceiptRejected(
@@ -43,17 +45,17 @@ def _daily(work: Work) -> Outcome:
             field="ftReceiptCase",
             hint="Finish or fail them, or remove 0x0000000010000000 from ftReceiptCase.",
         )
-    closed = transactions.close_open(work)
+    closed = await transactions.close_open(work)
     if (
         work.settings.close_open_tse_transactions_on_daily_closing
         or work.flags & ReceiptFlag.CLOSE_ALL_TSE_TRANSACTIONS
     ):
-        closed += _close_all_on_tse(work)
-    start, finish, text = work.special_transaction()
+        closed += await _close_all_on_tse(work)
+    start, finish, text = await work.special_transaction()
     number = work.state.daily_closing_number + 1
     updates: dict[str, Any] = {"daily_closing_number": number}
     work.actions.append(_journal(work, finish.transaction_number, number, updates))
-    work.binding.refresh()
+    await work.refresh()
     return Outcome(
         work.special_signatures(start, finish, text) + closed,
         f"IT{finish.transaction_number}",
@@ -62,11 +64,11 @@ def _daily(work: Work) -> Outcome:
     )
 
 
-def migration(work: Work) -> Outcome:
+async def migration(work: Work) -> Outcome:
     """A daily closing, after which the queue signs nothing more: it goes on in another installation."""
-    outcome = _daily(work)
+    outcome = await _daily(work)
     if not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT:
-        work.export()  # it counts, and nothing comes after it
+        await work.export()  # it counts, and nothing comes after it
     state = work.state
     work.actions.append(
         Action(
@@ -89,10 +91,10 @@ def migration(work: Work) -> Outcome:
     return outcome
 
 
-def monthly_or_yearly(work: Work) -> Outcome:
+async def monthly_or_yearly(work: Work) -> Outcome:
     """Sign and journal. Open transactions stay open: only a daily closing ends the business of a day."""
-    reconcile.if_needed(work)
-    start, finish, text = work.special_transaction()
+    await reconcile.if_needed(work)
+    start, finish, text = await work.special_transaction()
     updates: dict[str, Any] = {}
     work.actions.append(_journal(work, finish.transaction_number, -1, updates))
     _export_afterwards(work)
@@ -108,7 +110,7 @@ def _export_afterwards(work: Work) -> None:
     work.export_due = not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT
 
 
-def without_tse(work: Work) -> dict[str, Any]:
+def without_tse(work: Facts) -> dict[str, Any]:
     """A closing in failed mode: it is journalled and counted all the same."""
     number = -1
     updates: dict[str, Any] = {}
@@ -125,7 +127,7 @@ def _master_data(work: Work) -> Any:
 
 
 def _journal(
-    work: Work, transaction_number: int | None, closing_number: int, updates: dict[str, Any]
+    work: Facts, transaction_number: int | None, closing_number: int, updates: dict[str, Any]
 ) -> Action:
     """The journal entry of a closing, which may change the master data: that goes into ``updates``."""
     case = ReceiptCase.DAILY_CLOSING if work.case == ReceiptCase.MIGRATION else ReceiptCase(work.case)
@@ -152,14 +154,14 @@ def _journal(
     return Action(kind, message, notifications.to_json(data), priority=-1)
 
 
-def _close_all_on_tse(work: Work) -> list[SignaturItem]:
+async def _close_all_on_tse(work: Work) -> list[SignaturItem]:
     """Close what is still open on the TSE, whoever started it. A refused number does not stop the rest."""
-    info = work.tse_info()
+    info = await work.tse_info()
     closed: list[SignaturItem] = []
     numbers: list[int] = []
     for number in info.current_started_transaction_numbers:
         try:
-            closed += work.signatures.closed(work.abort(number))
+            closed += work.signatures.closed(await work.abort(number))
             numbers.append(number)
         except TseRejected as error:
             work.actions.append(Action(None, f"Transaction {number} was not closed by the TSE: {error}"))

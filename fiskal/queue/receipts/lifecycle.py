@@ -13,9 +13,10 @@ from fiskal.germany import notifications, signatures, texts
 from fiskal.germany.codes import ReceiptFlag, SignatureType
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
+from fiskal.queue.effects import Action, Outcome
 from fiskal.queue.receipts import reconcile
 from fiskal.queue.receipts.transactions import close_open
-from fiskal.queue.work import Action, Outcome, Work
+from fiskal.queue.work import Work
 from fiskal.scu.contract import (
     RegisterClientIdRequest,
     TseInfo,
@@ -47,11 +48,11 @@ class Connection(NamedTuple):
 # ---- taking up work ---------------------------------------------------------------------------------
 
 
-def start(work: Work) -> Outcome:
+async def start(work: Work) -> Outcome:
     """Register the queue at its TSE and sign. A failing TSE is an error here, and the receipt repeatable."""
     if work.state.active:
-        return _start_again(work)
-    made = connect(work)
+        return await _start_again(work)
+    made = await connect(work)
     text = describe(work, made.client_id, made.serial)
     message = f"{texts.START_RECEIPT}. {text}"
     notification = _notification(work, "IsStartReceipt", made.client_id, made.serial, made.info)
@@ -68,24 +69,23 @@ def start(work: Work) -> Outcome:
     )
 
 
-def connect(work: Work) -> Connection:
+async def connect(work: Work) -> Connection:
     """Bring the TSE into operation, register the queue there and prove it with a transaction.
 
     With the flag client-id-only the TSE must be in operation already. Every step may be repeated. Raises
     ScuError or NotInitialized.
     """
-    scu = work.scu
     client_id = work.state.cash_box_identification
     if not work.flags & ReceiptFlag.CLIENT_ONLY:
-        scu.set_tse_state(TseState(current_state=TseStates.INITIALIZED))
-    if work.tse_info().current_state != TseStates.INITIALIZED:
+        await work.ask("set_tse_state", TseState(current_state=TseStates.INITIALIZED))
+    if (await work.tse_info()).current_state != TseStates.INITIALIZED:
         raise NotInitialized(
             "TSE device is not in awaited lifecycle state 'Initialized'. Can not process 'Initial Operations "
             "Receipt'."
         )
-    scu.register_client_id(RegisterClientIdRequest(client_id=client_id))
-    start_response, finish, text = work.special_transaction()
-    info = _info_after(work)
+    await work.ask("register_client_id", RegisterClientIdRequest(client_id=client_id))
+    start_response, finish, text = await work.special_transaction()
+    info = await _info_after(work)
     return Connection(
         work.special_signatures(start_response, finish, text),
         f"IT{finish.transaction_number}",
@@ -95,23 +95,23 @@ def connect(work: Work) -> Connection:
     )
 
 
-def _start_again(work: Work) -> Outcome:
+async def _start_again(work: Work) -> Outcome:
     work.actions.append(
         Action(
             None,
             f"Queue {work.state.queue_id} is activated, initial-operations-receipt can not be executed.",
         )
     )
-    start_response, finish, text = work.special_transaction()
+    start_response, finish, text = await work.special_transaction()
     return Outcome(work.special_signatures(start_response, finish, text), f"IT{finish.transaction_number}")
 
 
 # ---- leaving ----------------------------------------------------------------------------------------
 
 
-def stop(work: Work) -> Outcome:
+async def stop(work: Work) -> Outcome:
     """Sign, deregister and stop. The queue is stopped even when the TSE is out of reach."""
-    outcome = leave(work)
+    outcome = await leave(work)
     info = work.binding.info
     client_id = work.state.cash_box_identification
     serial = info.serial_number_octet if info else ""
@@ -128,7 +128,7 @@ def stop(work: Work) -> Outcome:
     return outcome
 
 
-def leave(work: Work) -> Outcome:
+async def leave(work: Work) -> Outcome:
     """Close what is open, sign for the last time, archive the TSE's log and deregister.
 
     The outcome is empty if the TSE cannot sign. Unless the flag client-id-only is set the TSE is terminated,
@@ -137,45 +137,45 @@ def leave(work: Work) -> Outcome:
     """
     terminate = not work.flags & ReceiptFlag.CLIENT_ONLY
     if terminate:
-        _check_nobody_else(work)
+        await _check_nobody_else(work)
     try:
-        outcome = _sign_last(work)
+        outcome = await _sign_last(work)
     except ScuError as error:
         _log.warning("queue %s leaves without a signature: %s", work.state.queue_id, error)
         what = checks.name(work)
         work.actions.append(Action(None, f"{what} was processed without a signature of the TSE: {error}"))
         if isinstance(error, TseRejected):  # it answers, so that it can let the client go
-            _export_last(work)
-            _deregister(work, terminate)
+            await _export_last(work)
+            await _deregister(work, terminate)
         return Outcome([])
-    _export_last(work)
-    _deregister(work, terminate)
+    await _export_last(work)
+    await _deregister(work, terminate)
     return outcome
 
 
-def _export_last(work: Work) -> None:
+async def _export_last(work: Work) -> None:
     """Archive the log before the queue has no TSE any more; a terminated one erases nothing."""
     if not work.flags & ReceiptFlag.BYPASS_TAR_EXPORT:
-        work.export()
+        await work.export()
 
 
-def _sign_last(work: Work) -> Outcome:
-    reconcile.if_needed(work)  # what a lost start left open would keep the client registered
-    close_open(work)
-    start_response, finish, text = work.special_transaction()
+async def _sign_last(work: Work) -> Outcome:
+    await reconcile.if_needed(work)  # what a lost start left open would keep the client registered
+    await close_open(work)
+    start_response, finish, text = await work.special_transaction()
     return Outcome(
         work.special_signatures(start_response, finish, text),
         f"IT{finish.transaction_number}",
-        state_data=state_data(_info_after(work)),
+        state_data=state_data(await _info_after(work)),
     )
 
 
-def _check_nobody_else(work: Work) -> None:
+async def _check_nobody_else(work: Work) -> None:
     """Refuse to take the TSE away from others."""
     if work.settings.terminate_shared_tse:
         return
     try:
-        info = work.tse_info()
+        info = await work.tse_info()
     except ScuError:
         return  # whether it is terminated is decided when it lists who is left
     others = [client for client in info.current_client_ids if client != work.state.cash_box_identification]
@@ -189,12 +189,14 @@ def _check_nobody_else(work: Work) -> None:
         )
 
 
-def _deregister(work: Work, terminate: bool) -> None:
+async def _deregister(work: Work, terminate: bool) -> None:
     """After the signature everything is best effort: the receipt stands whatever happens here."""
-    scu = work.scu
     try:
-        left = scu.unregister_client_id(
-            UnregisterClientIdRequest(client_id=work.state.cash_box_identification)
+        left: list[str] = (
+            await work.ask(
+                "unregister_client_id",
+                UnregisterClientIdRequest(client_id=work.state.cash_box_identification),
+            )
         ).client_ids
         if not terminate:
             return
@@ -203,7 +205,7 @@ def _deregister(work: Work, terminate: bool) -> None:
                 Action(None, f"The TSE was not terminated: it is also used by {', '.join(left)}.")
             )
             return
-        scu.set_tse_state(TseState(current_state=TseStates.TERMINATED))
+        await work.ask("set_tse_state", TseState(current_state=TseStates.TERMINATED))
     except ScuError as error:
         _log.warning("the TSE did not let queue %s go: %s", work.state.queue_id, error)
         work.actions.append(Action(None, f"The TSE did not deregister the client: {error}"))
@@ -222,9 +224,9 @@ def state_data(info: TseInfo | None) -> str | None:
     return None if info is None else notifications.to_json({"TseInfo": notifications.tse_info(info)})
 
 
-def _info_after(work: Work) -> TseInfo | None:
+async def _info_after(work: Work) -> TseInfo | None:
     """TseInfo for the answer; the signature exists already, so its failure must not fail the receipt."""
-    work.binding.refresh()
+    await work.refresh()
     return work.binding.info
 
 

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from typing import Final
 
 from fiskal.germany import notifications
-from fiskal.queue.interrupted import NotExecuted
+from fiskal.queue.effects import Action
 from fiskal.queue.receipts import transactions
-from fiskal.queue.work import Action, Work
+from fiskal.queue.replay import NotExecuted
+from fiskal.queue.work import Work
 from fiskal.scu.contract import TseInfo
 from fiskal.scu.errors import ScuError, TseRejected
 from fiskal.store.interface import DoubtfulStartRow
@@ -23,31 +24,31 @@ MOST_DOUBTS: Final = 50
 """Starts that one receipt looks after; the next one goes on."""
 
 
-def compare(work: Work) -> TseInfo:
+async def compare(work: Work) -> TseInfo:
     """Ask the TSE what is open there, drop the rows of what is not, and settle the starts without an answer.
 
     The only thing signed is the end of a transaction that a lost start has left behind. Raises ScuError.
     """
-    info = work.tse_info()
+    info = await work.tse_info()
     on_tse = set(info.current_started_transaction_numbers)
     for row in work.open_transactions():
         if row.TransactionNumber not in on_tse:
             transactions.drop(work, row)
-    _settle(work, on_tse)
+    await _settle(work, on_tse)
     return info
 
 
-def if_needed(work: Work) -> None:
+async def if_needed(work: Work) -> None:
     """Compare, unless there is nothing that could differ. The receipt does not depend on it: if the TSE fails
     here, the next one compares. An interrupted receipt was signed with the comparison or without it."""
     if work.open_transactions() or work.doubtful_starts():
         try:
-            compare(work)
+            await compare(work)
         except (ScuError, NotExecuted) as error:
             _log.warning("queue %s: no comparison with the TSE: %s", work.state.queue_id, error)
 
 
-def _settle(work: Work, on_tse: Collection[int]) -> None:
+async def _settle(work: Work, on_tse: Collection[int]) -> None:
     """Find out about starts that nobody will finish; those a zero receipt makes good are good by now, or the queue
     leaves its TSE.
 
@@ -58,10 +59,10 @@ def _settle(work: Work, on_tse: Collection[int]) -> None:
         return
     known = {row.TransactionNumber for row in work.open_transactions()}
     strangers = sorted(set(on_tse) - known - work.lookups.open_elsewhere(work.binding.scu_id))
-    recognised = getattr(work.binding.scu, "deduplicates", False)
+    recognised = work.binding.capabilities.deduplicates
     for row in doubts:
         if strangers and recognised:
-            if not _end(work, row):
+            if not await _end(work, row):
                 continue
         elif strangers:
             _journal(
@@ -74,13 +75,13 @@ def _settle(work: Work, on_tse: Collection[int]) -> None:
         work.effects.doubtful_starts[row.ftQueueItemId] = None
 
 
-def _end(work: Work, row: DoubtfulStartRow) -> bool:
+async def _end(work: Work, row: DoubtfulStartRow) -> bool:
     """Let the SCU say which transaction the start opened, and end it. False if the TSE refuses.
 
     An SCU that has never heard of the start opens one now: that is ended all the same.
     """
     try:
-        started = work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
+        started = await work.start_for(row.ftQueueItemId, row.CashBoxIdentification, is_retry=True)
         number = started.transaction_number
     except TseRejected as error:
         _log.warning("the start for queue item %s stays in doubt: %s", row.ftQueueItemId, error)
@@ -90,7 +91,7 @@ def _end(work: Work, row: DoubtfulStartRow) -> bool:
     if orphan is None or orphan.TransactionNumber != number:  # else an earlier receipt could not end it
         work.note_open(key, started, implicit=True)
     try:
-        work.abort(number)
+        await work.abort(number)
     except TseRejected as error:
         _log.warning("transaction %d was not closed: %s", number, error)
         if error.code == "TRANSACTION_NOT_OPEN":

@@ -11,12 +11,13 @@ from typing import Any
 
 import msgspec
 
-from fiskal.core import prepare
 from fiskal.germany import notifications, signatures
 from fiskal.germany.codes import ReceiptFlag
 from fiskal.pos import SignaturItem
+from fiskal.pos.prepared import prepare
+from fiskal.queue.effects import Action
 from fiskal.queue.receipts import reconcile, transactions
-from fiskal.queue.work import Action, Work, start_time
+from fiskal.queue.work import Work, start_time
 from fiskal.scu.contract import Deadline, TseInfo
 from fiskal.scu.errors import ClientError, OutcomeUnknown, ScuError, TseRejected
 from fiskal.store.interface import FailedTransactionRow, RecoveredRow
@@ -39,31 +40,31 @@ class Recovery:
         self.updates: dict[str, Any] = {}
 
 
-def recover(work: Work) -> Recovery:
+async def recover(work: Work) -> Recovery:
     """Finish and start on the TSE what is missing there, oldest first and finishes before starts, until all is
     done or the budget is used up; then leave failed mode, or say how far it came. Raises ScuError."""
     made = Recovery()
     finishes = _oldest_first(work, work.transactions.failed_finishes)
     starts = _oldest_first(work, work.transactions.failed_starts)
     if work.flags & ReceiptFlag.REMOVE_TRANSACTIONS_NOT_ON_TSE:
-        made.info = work.tse_info()
+        made.info = await work.tse_info()
     budget = Deadline(work.settings.recovery_budget_s)
     total, done = len(finishes) + len(starts), 0
     for row in finishes:
         if done and budget.expired:
             break
-        _finish(work, row)
+        await _finish(work, row)
         done += 1
     for row in starts:
         if done and budget.expired:
             break
-        _start(work, row)
+        await _start(work, row)
         done += 1
     if done < total:
         made.complete = False
         made.notes.append(journalled(work, signatures.recovery_goes_on(done, total, work.clock())))
         return made
-    reconcile.if_needed(work)
+    await reconcile.if_needed(work)
     state, now = work.state, work.clock()
     note = signatures.recovered(state.fail_count, state.fail_moment or now, now)
     made.notes.append(journalled(work, note))
@@ -85,13 +86,13 @@ def deliver(work: Work) -> list[SignaturItem]:
     return items
 
 
-def _finish(work: Work, row: FailedTransactionRow) -> None:
+async def _finish(work: Work, row: FailedTransactionRow) -> None:
     known = work.open_transaction(row.cbReceiptReference)
     if known is not None:
         request = prepare(row.Request.encode(), strict=work.settings.process_data_strict)
         before = work.calls
         try:
-            finish = work.finish(
+            finish = await work.finish(
                 known.TransactionNumber,
                 request.process_type,
                 request.process_data_base64 or "",
@@ -100,7 +101,7 @@ def _finish(work: Work, row: FailedTransactionRow) -> None:
                 is_retry=True,
             )
         except (TseRejected, ClientError):
-            if known.TransactionNumber in work.tse_info().current_started_transaction_numbers:
+            if known.TransactionNumber in (await work.tse_info()).current_started_transaction_numbers:
                 raise
             work.effects.failed_finishes[row.cbReceiptReference] = None
             # Closed by somebody else, or by a call whose answer is lost for good, or signed with other data under
@@ -118,10 +119,10 @@ def _finish(work: Work, row: FailedTransactionRow) -> None:
         )
         _keep(work, row, items, before)
     work.effects.failed_finishes[row.cbReceiptReference] = None
-    work.persist()
+    await work.persist()
 
 
-def _start(work: Work, row: FailedTransactionRow) -> None:
+async def _start(work: Work, row: FailedTransactionRow) -> None:
     item_id = row.ftQueueItemId
     before = work.calls
     in_doubt = item_id in work.transactions.doubtful_starts
@@ -129,9 +130,9 @@ def _start(work: Work, row: FailedTransactionRow) -> None:
         # On the disk before the TSE is asked: a receipt that ends this transaction in failed mode takes the row of
         # the failed start away, and the transaction may be open all the same if this zero receipt is interrupted.
         work.note_doubt(row.cbReceiptReference, item_id, row.CashBoxIdentification)
-        work.persist()
+        await work.persist()
     try:
-        started = work.start_for(item_id, row.CashBoxIdentification, is_retry=True)
+        started = await work.start_for(item_id, row.CashBoxIdentification, is_retry=True)
     except ScuError as error:
         if not in_doubt and not isinstance(error, OutcomeUnknown):
             work.effects.doubtful_starts[item_id] = None
@@ -140,7 +141,7 @@ def _start(work: Work, row: FailedTransactionRow) -> None:
     work.effects.failed_starts[row.cbReceiptReference] = None
     work.effects.doubtful_starts[item_id] = None
     _keep(work, row, work.signatures.start(started.signature_data), before)
-    work.persist()
+    await work.persist()
 
 
 def _keep(work: Work, row: FailedTransactionRow, items: list[SignaturItem], before: str | None) -> None:

@@ -15,9 +15,10 @@ from fiskal.core import format_ticks
 from fiskal.errors import ReceiptRejected
 from fiskal.germany import notifications, signatures, texts
 from fiskal.germany.codes import ReceiptCase, ReceiptFlag
+from fiskal.queue.effects import Action, Outcome, Switch
 from fiskal.queue.identity import parse_guid
 from fiskal.queue.receipts import closings, lifecycle, transactions
-from fiskal.queue.work import Action, Outcome, Switch, Work
+from fiskal.queue.work import Work
 from fiskal.scu.contract import TseInfo
 from fiskal.scu.errors import ScuError
 from fiskal.store.interface import DoubtfulStartRow, FailedTransactionRow
@@ -88,13 +89,13 @@ def bind(work: Work) -> Switch:
 # ---- leaving the source -----------------------------------------------------------------------------
 
 
-def initiate(work: Work) -> Outcome:
+async def initiate(work: Work) -> Outcome:
     """0x0017: sign for the last time at the source and let it go. It may be out of reach."""
     if connects(work):
-        return _void(work)
-    _check_moment(work)
+        return await _void(work)
+    await _check_moment(work)
     target_id = _check_modes(work)
-    outcome = lifecycle.leave(work)
+    outcome = await lifecycle.leave(work)
     binding = work.binding
     info = binding.info
     serial = info.serial_number_octet if info else ""
@@ -116,7 +117,7 @@ def initiate(work: Work) -> Outcome:
     return outcome
 
 
-def _check_moment(work: Work) -> None:
+async def _check_moment(work: Work) -> None:
     """Right after a daily closing, unless forced or the source is out of reach."""
     if work.flags & ReceiptFlag.FORCE_SCU_SWITCH:
         return
@@ -126,7 +127,7 @@ def _check_moment(work: Work) -> None:
         if number == work.state.receipt_numerator:
             return
     try:
-        work.tse_info()
+        await work.tse_info()
     except ScuError as error:
         _log.warning("queue %s: the source of the SCU switch does not answer: %s", work.state.queue_id, error)
         return
@@ -188,21 +189,21 @@ def _partner(configuration: str | None, member: str) -> str | None:
 # ---- taking up work at the target, or at the source again -------------------------------------------
 
 
-def finish(work: Work) -> Outcome:
+async def finish(work: Work) -> Outcome:
     """0x0018: take up work at the target; what was open at the source is forgotten."""
     switch = _switch(work)
-    made = lifecycle.connect(work)
+    made = await lifecycle.connect(work)
     if work.state.scu_id is None:
         _drop_recovered(work, switch.source_id)
     return _connected(work, switch, made)
 
 
-def _void(work: Work) -> Outcome:
+async def _void(work: Work) -> Outcome:
     """0x0017 with the flag void: take up work at the source again, as if nothing had been."""
     initiated = _switch(work)
     switch = Switch(initiated.source_id, initiated.source_id)
     try:
-        made = lifecycle.connect(work)
+        made = await lifecycle.connect(work)
     except (ScuError, lifecycle.NotInitialized) as error:
         if not work.flags & ReceiptFlag.FORCE_SCU_SWITCH:
             raise

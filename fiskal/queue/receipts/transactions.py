@@ -11,7 +11,8 @@ from fiskal.errors import ReceiptRejected
 from fiskal.germany import notifications, signatures
 from fiskal.pos import SignaturItem
 from fiskal.queue import checks
-from fiskal.queue.work import Action, Outcome, Work, start_time
+from fiskal.queue.effects import Action, Outcome
+from fiskal.queue.work import Work, start_time
 from fiskal.scu.contract import FinishTransactionResponse
 from fiskal.scu.errors import TseRejected
 from fiskal.store.interface import OpenTransactionRow
@@ -33,30 +34,32 @@ class _CaseData(msgspec.Struct):
     numbers: list[int] = msgspec.field(name="CurrentStartedTransactionNumbers")
 
 
-def start(work: Work) -> Outcome:
+async def start(work: Work) -> Outcome:
     """0x0008: begin a transaction under this cbReceiptReference."""
-    clear_orphan(work)
-    response = work.start(work.reference)
+    known = work.open_transaction(work.reference)
+    if known is not None:
+        await clear_orphan(work, known)
+    response = await work.start(work.reference)
     return _step(work, work.signatures.start(response.signature_data), f"ST{response.transaction_number}")
 
 
-def update(work: Work) -> Outcome:
+async def update(work: Work) -> Outcome:
     """0x0009 and 0x000A: sign that the action goes on. The TSE gets empty data (DSFinV-K Anhang I)."""
     known = work.open_transaction(work.reference)
     if known is None:
         raise checks.no_transaction(work.reference)
     try:
-        response = work.update(known.TransactionNumber)
+        response = await work.update(known.TransactionNumber)
     except TseRejected:
-        _check_still_open(work, known)
+        await _check_still_open(work, known)
         raise
     prefix = "UT" if work.case == 0x09 else "DT"
     return _step(work, work.signatures.update(response), f"{prefix}{response.transaction_number}")
 
 
-def fail(work: Work) -> Outcome:
+async def fail(work: Work) -> Outcome:
     """0x000B: abort one transaction by its reference, or several by their numbers."""
-    return _fail_one(work) if work.reference else _fail_several(work)
+    return await _fail_one(work) if work.reference else await _fail_several(work)
 
 
 def check_case_data(work: Work) -> None:
@@ -71,7 +74,7 @@ def _step(work: Work, items: list[SignaturItem], suffix: str) -> Outcome:
     return Outcome(items, suffix)
 
 
-def _fail_one(work: Work) -> Outcome:
+async def _fail_one(work: Work) -> Outcome:
     reference = work.reference
     if reference in work.transactions.failed_starts:
         work.effects.failed_starts[reference] = None
@@ -84,7 +87,7 @@ def _fail_one(work: Work) -> Outcome:
             field="cbReceiptReference",
             hint="Nothing is open under this reference, so there is nothing to fail.",
         )
-    finish = finish_open(work, known)
+    finish = await finish_open(work, known)
     work.effects.open[reference] = None
     items = work.signatures.receipt(
         known.StartTransactionSignatureBase64,
@@ -96,13 +99,13 @@ def _fail_one(work: Work) -> Outcome:
     return _step(work, items, f"T{finish.transaction_number}")
 
 
-def _fail_several(work: Work) -> Outcome:
+async def _fail_several(work: Work) -> Outcome:
     request = work.request
     closed: list[SignaturItem] = []
     refused: list[str] = []
     for number in _numbers(work):
         try:
-            closed += _close(work, number)
+            closed += await _close(work, number)
         except TseRejected as error:
             refused.append(f"{number}: {error}")
     if refused:
@@ -112,7 +115,7 @@ def _fail_several(work: Work) -> Outcome:
                 f"{len(refused)} transactions were not closed by the TSE. {' '.join(refused)}",
             )
         )
-    start_response, finish = work.implicit_transaction(
+    start_response, finish = await work.implicit_transaction(
         work.reference, request.process_type, work.process_data_base64
     )
     items = work.signatures.receipt(
@@ -125,9 +128,9 @@ def _fail_several(work: Work) -> Outcome:
     return _step(work, items + closed, f"IT{finish.transaction_number}")
 
 
-def _close(work: Work, number: int) -> list[SignaturItem]:
+async def _close(work: Work, number: int) -> list[SignaturItem]:
     """Close one transaction as aborted. Until the answer is stored, the record of the SCU remembers that."""
-    finish = work.abort(number)
+    finish = await work.abort(number)
     for row in work.open_transactions():
         if row.TransactionNumber == number:
             work.effects.open[row.cbReceiptReference] = None
@@ -147,50 +150,48 @@ def _numbers(work: Work) -> list[int]:
         ) from error
 
 
-def clear_orphan(work: Work) -> None:
-    """Make room for a receipt whose reference is taken.
+async def clear_orphan(work: Work, known: OpenTransactionRow) -> None:
+    """Make room for a receipt whose reference is taken by ``known``.
 
     A transaction the POS started itself is an error of the POS. One that an implicit receipt left behind
     when its finish failed is closed as aborted, so that the POS can simply send its receipt again.
     """
-    known = work.open_transaction(work.reference)
-    if known is None:
-        return
     if not known.implicit:
         raise checks.already_started(work.reference, known.TransactionNumber)
     try:
-        work.abort(known.TransactionNumber)
+        await work.abort(known.TransactionNumber)
     except TseRejected as error:
-        if _is_open(work, known):
+        if await _is_open(work, known):
             raise
         _log.warning("transaction %d was closed elsewhere: %s", known.TransactionNumber, error)
     work.effects.open[work.reference] = None
 
 
-def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionResponse:
+async def finish_open(work: Work, row: OpenTransactionRow) -> FinishTransactionResponse:
     """Finish an open transaction with this receipt."""
     request = work.request
     try:
-        return work.finish(row.TransactionNumber, request.process_type, work.process_data_base64)
+        return await work.finish(row.TransactionNumber, request.process_type, work.process_data_base64)
     except TseRejected:
-        _check_still_open(work, row)
+        await _check_still_open(work, row)
         raise
 
 
-def _check_still_open(work: Work, row: OpenTransactionRow) -> None:
+async def _check_still_open(work: Work, row: OpenTransactionRow) -> None:
     """A transaction that the TSE does not have open any more was closed by somebody else: the row is dropped
     and the receipt rejected, because trying again would never help."""
-    if not _is_open(work, row):
+    if not await _is_open(work, row):
         drop(work, row)
         raise checks.no_transaction(row.cbReceiptReference)
 
 
-def _is_open(work: Work, row: OpenTransactionRow) -> bool:
+async def _is_open(work: Work, row: OpenTransactionRow) -> bool:
     """Is a transaction still open that the TSE did not continue? It may refuse for other reasons."""
-    return row.TransactionNumber in work.tse_info().current_started_transaction_numbers
+    info = await work.tse_info()
+    return row.TransactionNumber in info.current_started_transaction_numbers
 
 
-def close_open(work: Work) -> list[SignaturItem]:
+async def close_open(work: Work) -> list[SignaturItem]:
     """Close all open transactions of the queue as aborted; one the TSE no longer knows is dropped.
 
     Raises TseRejected if the TSE knows it and does not close it.
@@ -198,9 +199,9 @@ def close_open(work: Work) -> list[SignaturItem]:
     closed: list[SignaturItem] = []
     for row in work.open_transactions():
         try:
-            closed += _close(work, row.TransactionNumber)
+            closed += await _close(work, row.TransactionNumber)
         except TseRejected as error:
-            if _is_open(work, row):
+            if await _is_open(work, row):
                 raise
             _log.warning("transaction %d: %s", row.TransactionNumber, error)
             drop(work, row)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from fiskal.germany import notifications, signatures
 from fiskal.germany.codes import ReceiptFlag, State
 from fiskal.pos import SignaturItem
+from fiskal.queue.effects import Action, Outcome
 from fiskal.queue.receipts.recovery import Recovery, deliver, journalled, recover
-from fiskal.queue.work import Action, Outcome, Work
+from fiskal.queue.work import Work
 from fiskal.scu.errors import ScuError
 
 _log = logging.getLogger("fiskal.queue")
 _T = TypeVar("_T")
 
 
-def zero(work: Work) -> Outcome:
+async def zero(work: Work) -> Outcome:
     """Sign, recover what failed mode left behind, end late signing, then the extras the flags ask for.
 
     A recovery that takes longer than its budget is answered like failed mode, but for the signatures: the next
@@ -25,8 +26,8 @@ def zero(work: Work) -> Outcome:
     """
     # Also when the TSE cannot sign: one whose memory is full can still be exported and erased.
     work.export_due = bool(work.flags & ReceiptFlag.TAR_EXPORT)
-    start, finish, text = work.special_transaction()
-    recovery = recover(work) if work.state.fail_count > 0 else Recovery()
+    start, finish, text = await work.special_transaction()
+    recovery = await recover(work) if work.state.fail_count > 0 else Recovery()
     updates = recovery.updates
     notes = recovery.notes
     if work.state.used_failed_count > 0 and recovery.complete:
@@ -34,14 +35,14 @@ def zero(work: Work) -> Outcome:
     state_data: dict[str, Any] = {}
     info = recovery.info
     if work.flags & ReceiptFlag.TSE_INFO:
-        info = _extra(work, "TseInfo", work.tse_info)
+        info = await _extra(work, "TseInfo", work.tse_info())
         state_data["TseInfo"] = None if info is None else notifications.tse_info(info)
         state_data["TransactionNumberDictionary"] = notifications.transaction_numbers(
             {row.cbReceiptReference: row.TransactionNumber for row in work.open_transactions()}
         )
     if work.flags & ReceiptFlag.SELF_TEST:
-        _extra(work, "Self test", work.scu.execute_self_test)
-        _extra(work, "Set time", work.scu.execute_set_tse_time)
+        await _extra(work, "Self test", work.ask("execute_self_test"))
+        await _extra(work, "Set time", work.ask("execute_set_tse_time"))
     if work.training:
         notes.append(signatures.training(work.clock()))
     work.actions.append(
@@ -61,10 +62,10 @@ def zero(work: Work) -> Outcome:
     )
 
 
-def _extra(work: Work, what: str, call: Callable[[], _T]) -> _T | None:
+async def _extra(work: Work, what: str, call: Awaitable[_T]) -> _T | None:
     """Something asked for beside the signature: its failure is journalled, the signed answer stands."""
     try:
-        return call()
+        return await call
     except ScuError as error:
         _log.warning("%s failed: %s", what, error)
         work.actions.append(Action(None, f"{what} failed: {error}"))

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from fiskal.errors import ConfigurationError
-from fiskal.scu.software.folder import write_atomically
+from fiskal.files import write_atomically
 from fiskal.tse.encode_events import AuthenticationResult, Role, UnblockResult
 
 FILE_NAME: Final = "users.json"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import msgspec
 
+from fiskal.files import write_atomically
 from fiskal.scu.errors import Misconfigured
 from fiskal.scu.software import rehearsal
-from fiskal.scu.software.folder import FolderLock, write_atomically
+from fiskal.scu.software.folder import FolderLock
 from fiskal.scu.software.rehearsal import Fault, Rehearsal
 
 

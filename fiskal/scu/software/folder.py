@@ -15,13 +15,13 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from fiskal.files import FileLock, Taken, write_atomically
 from fiskal.scu.contract import TseStates
 from fiskal.scu.errors import Misconfigured
 
@@ -57,35 +57,6 @@ class Checkpoint(msgspec.Struct, kw_only=True):
     """Open transactions: number to client and start time."""
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``data``: afterwards it is the old or the new file, never a mixture."""
-    staged = staged_path(path)
-    staged.unlink(missing_ok=True)
-    fd = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    staged.replace(path)
-    sync_folder(path.parent)
-
-
-def staged_path(path: Path) -> Path:
-    """Where a file is written that will take the place of ``path``."""
-    return path.with_name(path.name + ".new")
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can do that."""
-    if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     return msgspec.json.encode(checkpoint)
 
@@ -101,9 +72,7 @@ def decode_checkpoint(data: bytes) -> Checkpoint | None:
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint. It is not synced: one that did not reach the disk only costs a longer start."""
     body = encode_checkpoint(checkpoint)
-    staged = staged_path(path)
-    staged.write_bytes(b"%08x\n%b" % (zlib.crc32(body), body))
-    staged.replace(path)
+    write_atomically(path, b"%08x\n%b" % (zlib.crc32(body), body), durable=False)
 
 
 def read_checkpoint(path: Path) -> Checkpoint | None:
@@ -117,35 +86,14 @@ def read_checkpoint(path: Path) -> Checkpoint | None:
     return decode_checkpoint(body)
 
 
-class FolderLock:
-    """An exclusive lock on a file, held until :meth:`release` or the end of the process.
-
-    Raises ``Misconfigured`` DEVICE_IN_USE if somebody else holds it.
-    """
+class FolderLock(FileLock):
+    """The lock of a folder. Raises ``Misconfigured`` DEVICE_IN_USE if somebody else holds it."""
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            _lock(self._fd)
-        except OSError as error:
-            os.close(self._fd)
+            super().__init__(path)
+        except Taken as error:
             raise Misconfigured(
                 "DEVICE_IN_USE",
                 f"The software TSE in {path.parent} is used by another process or was opened twice.",
             ) from error
-
-    def release(self) -> None:
-        os.close(self._fd)
-
-
-if os.name == "nt":
-    import msvcrt
-
-    def _lock(fd: int) -> None:
-        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-
-else:
-    import fcntl
-
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,14 +29,9 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn, Self
 
+from fiskal.files import staged_path, sync_folder
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, TseRejected
-from fiskal.scu.software.folder import (
-    Checkpoint,
-    decode_checkpoint,
-    encode_checkpoint,
-    staged_path,
-    sync_folder,
-)
+from fiskal.scu.software.folder import Checkpoint, decode_checkpoint, encode_checkpoint
 
 log = logging.getLogger(__name__)
 

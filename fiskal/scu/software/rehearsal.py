@@ -18,12 +18,13 @@ from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 import msgspec
 
 from fiskal.errors import ConfigurationError
+from fiskal.files import write_atomically
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
 from fiskal.scu.driver import Call, Driver, Remembered, Selection, Signed, Turn
 from fiskal.scu.errors import OutcomeUnknown, ScuError, TseRejected, Unreachable
 from fiskal.scu.refusals import certificate_expired, secure_state
 from fiskal.scu.service_time import Sampler, ServiceTime, sampler
-from fiskal.scu.software.folder import FolderLock, staged_path
+from fiskal.scu.software.folder import FolderLock
 from fiskal.scu.software.forwarding import ForwardingDriver
 from fiskal.scu.software.limits import Limits
 from fiskal.scu.software.tse import SoftwareTse
@@ -282,12 +283,10 @@ class RehearsedTse(ForwardingDriver):
 
     def _save_used(self) -> None:
         path = self.tse.directory / USED_NAME
-        staged = staged_path(path)
         known = {fault.id for fault in self._plan.faults or ()}
         self._used = {key: used for key, used in self._used.items() if key in known}
         with contextlib.suppress(OSError):
-            staged.write_bytes(msgspec.json.encode(self._used))
-            staged.replace(path)
+            write_atomically(path, msgspec.json.encode(self._used), durable=False)
 
     # ---- calls --------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from fiskal.clock import TICKS_PER_MILLISECOND, UNIX_EPOCH_TICKS, Clock, from_unix, now, to_unix
 from fiskal.errors import ConfigurationError
+from fiskal.files import staged_path, write_atomically
 from fiskal.scu.contract import Deadline, TseInfo, TseStates
 from fiskal.scu.driver import Call, Remembered, Selection, Signed, Turn, Verdict, request_sha256
 from fiskal.scu.errors import ClientError, Misconfigured, TseRejected
@@ -41,8 +42,6 @@ from fiskal.scu.software.folder import (
     Description,
     FolderLock,
     read_checkpoint,
-    staged_path,
-    write_atomically,
     write_checkpoint,
 )
 from fiskal.scu.software.limits import (
@@ -576,7 +575,7 @@ class SoftwareTse:
         self._require_initialized()
         if client_id not in self._clients:
             return
-        numbers = [number for number, (owner, _) in self._open.items() if owner == client_id]
+        numbers = self.opened_by(client_id)
         if numbers:
             raise client_has_open_transactions(client_id, numbers)
         if self._log.end >= self._full_at:
@@ -699,6 +698,10 @@ class SoftwareTse:
     def open_transactions(self) -> Collection[int]:
         return self._open.keys()
 
+    def opened_by(self, client_id: str) -> list[int]:
+        """The open transactions that one client has started."""
+        return [number for number, (owner, _) in self._open.items() if owner == client_id]
+
     @property
     def counter(self) -> int:
         """The last signatureCounter, 0 before the first signature."""
@@ -756,6 +759,17 @@ class SoftwareTse:
                 if is_transaction or not transactions_only:
                     return record
         return None
+
+    def records_after(self, counter: int) -> list[Record]:
+        """The records with a greater signatureCounter that were not erased, in their order; quick for the last ones."""
+        found: list[Record] = []
+        with contextlib.closing(self._log.backwards()) as walk:
+            for record in walk:
+                if record.offset < self._log.first or record.counter <= counter:
+                    break
+                found.append(record)
+        found.reverse()
+        return found
 
     def count(self, selection: Selection, at_most: int) -> int:
         """How many messages a selection means; counting ends with ``at_most``."""

@@ -25,6 +25,9 @@ can never become an answer.
 class TransportError(FiskalError):
     """Root of what can go wrong on the way. ``hint`` says what to do next, where somebody can do something."""
 
+    timed_out = False
+    """Waiting was given up: the other side may still be at it. Set by transports that can tell."""
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message if hint is None else f"{message} {hint}")
         self.message = message
@@ -35,8 +38,20 @@ class NotSent(TransportError):
     """Nothing of the frame reached the TSE: not connected, no permission, refused, deadline passed before."""
 
 
+class InUse(NotSent):
+    """Another program has the device; it takes one at a time."""
+
+
 class NoAnswer(TransportError):
     """The frame, or a part of it, was sent and no complete answer came."""
+
+
+class Silence(NoAnswer):
+    """The time is over and no complete answer has come, but nothing is wrong with the connection.
+
+    Some devices do not answer a command that they refuse. A protocol that tells late answers apart by an id of their
+    own asks on the same connection what happened.
+    """
 
 
 class Garbled(TransportError):

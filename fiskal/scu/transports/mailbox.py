@@ -269,6 +269,8 @@ class Look(enum.Enum):
 
     NOT_YET = "not yet"
     """No answer: busy, the host's own command, or what lay there before."""
+    AGAIN = "again"
+    """Perhaps: look once more at once."""
     ANSWER = "answer"
 
 
@@ -463,6 +465,8 @@ class Mailbox:
             if step is Look.ANSWER:
                 self.pace.learn(key, passed)
                 return block
+            if step is Look.AGAIN:
+                continue
             if isinstance(step, bytes):
                 self._push(step)
                 continue
