@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,14 +25,13 @@ from fiskal.scu.contract import (
     TseStates,
     UnregisterClientIdRequest,
 )
-from fiskal.scu.core import ScuCore
+from fiskal.scu.driver import Call, Signed, Verdict
 from fiskal.scu.drivers import convert_options
 from fiskal.scu.drivers import cryptovision as family
 from fiskal.scu.drivers.cryptovision import Options, new_secrets
-from fiskal.scu.drivers.cryptovision.volumes import mailboxes, mount_points
 from fiskal.scu.drivers.cryptovision.marks import SLOTS, Mark, Marks
 from fiskal.scu.drivers.cryptovision.merge import Merge
-from fiskal.scu.driver import Call, Signed, Verdict
+from fiskal.scu.drivers.cryptovision.volumes import mailboxes, mount_points
 from fiskal.scu.errors import ClientError, Misconfigured, OutcomeUnknown, ScuError, TseRejected, Unreachable
 from fiskal.scu.transports import Garbled
 from fiskal.scu.transports.traffic import TRAFFIC
@@ -41,7 +39,7 @@ from fiskal.simulators.cryptovision import Quirks, Settings
 from fiskal.simulators.plan import Plan
 from fiskal.tse._native import MessageBuilder
 from fiskal.tse.findings import Severity
-from fiskal.tse.tar import TarWriter, read_members
+from fiskal.tse.tar import TarWriter
 from fiskal.tse.tarverify import verify_tar
 from tests.campaigns import device_cryptovision
 from tests.support.cryptovision import FAST, SECRETS, Rig, counters, fetch, names
@@ -702,7 +700,7 @@ def test_secrets_are_shown_nowhere(rig: Rig, caplog: pytest.LogCaptureFixture) -
     rig.scu.execute_set_tse_time()
     rig.scu.register_client_id(RegisterClientIdRequest(client_id="POS-7"))
     assert "> " in caplog.text
-    assert "POS-7".encode().hex() in caplog.text
+    assert b"POS-7".hex() in caplog.text
     shown = (
         caplog.text + repr(rig.options) + repr(rig.driver._secrets) + str(list(rig.options.__rich_repr__()))
     )

@@ -27,8 +27,7 @@ from fiskal.scu.drivers import cryptovision as family
 from fiskal.scu.drivers.cryptovision import Options
 from fiskal.scu.errors import Misconfigured, OutcomeUnknown, ScuError, Unreachable
 from fiskal.simulators import fuse
-from fiskal.simulators.cryptovision import Mailbox, Quirks, Settings, mount, open_device, watch
-from fiskal.simulators.cryptovision import wire
+from fiskal.simulators.cryptovision import Mailbox, Quirks, Settings, mount, open_device, watch, wire
 from fiskal.simulators.plan import Fault, Plan
 from fiskal.tse.logmessage import parse
 from tests.support.cryptovision import FAST, SECRETS

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import msgspec
 
 from fiskal.errors import ConfigurationError
-from fiskal.scu.software.folder import write_atomically
+from fiskal.files import write_atomically
 
 FILE_NAME: Final = "device.json"
 RETRIES: Final = 3

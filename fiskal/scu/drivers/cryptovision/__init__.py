@@ -15,10 +15,10 @@ from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.core import ScuCore
 from fiskal.scu.drivers import Found
 from fiskal.scu.drivers.cryptovision.driver import CryptovisionTse
-from fiskal.scu.drivers.cryptovision.volumes import FILE, mailboxes
 from fiskal.scu.drivers.cryptovision.options import Options
 from fiskal.scu.drivers.cryptovision.pins import new_secrets
 from fiskal.scu.drivers.cryptovision.protocol import Session, judge_of, pace_key
+from fiskal.scu.drivers.cryptovision.volumes import FILE, mailboxes
 from fiskal.scu.errors import Misconfigured
 from fiskal.scu.exports import ExportSettings
 from fiskal.scu.transports import NotSent
