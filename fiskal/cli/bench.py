@@ -18,7 +18,8 @@ import click
 from fiskal.cli import common
 from fiskal.host import config as configs
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
-from fiskal.host.middleware import Middleware, open_scu
+from fiskal.host.drivers import open_scu
+from fiskal.host.middleware import Middleware
 from fiskal.lazy import LazyModule
 from fiskal.scu.contract import Scu
 from fiskal.scu.core import ScuCore

@@ -22,7 +22,7 @@ from fiskal.clock import now
 from fiskal.files import sync_folder
 from fiskal.host import config as configs
 from fiskal.host.config import ScuConfig
-from fiskal.host.middleware import open_scu, scu_folder
+from fiskal.host.drivers import open_scu, scu_folder
 from fiskal.host.timings import TseTimings
 from fiskal.scu.contract import (
     RegisterClientIdRequest,

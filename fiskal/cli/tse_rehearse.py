@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from fiskal.cli import common
-from fiskal.host.middleware import scu_folder
+from fiskal.host.drivers import scu_folder
 from fiskal.scu.service_time import MAX_MS, Empirical, LogNormal, ServiceTime, mean_s
 from fiskal.scu.software import control, rehearsal
 from fiskal.scu.software.control import Effect

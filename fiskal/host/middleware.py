@@ -25,6 +25,7 @@ from fiskal.host import config as configs
 from fiskal.host import doctor
 from fiskal.host import timings as host_timings
 from fiskal.host.config import HostConfig, QueueConfig, ScuConfig
+from fiskal.host.drivers import check_driver, open_scu
 from fiskal.host.events import Event, EventKind, Listener, TseReport
 from fiskal.host.monitor import Monitor
 from fiskal.host.rounds import Stepper
@@ -57,18 +58,13 @@ from fiskal.queue.queue import PROBE_S, Queue
 from fiskal.queue.settings import QueueSettings
 from fiskal.scu.client import INFO_S, pause
 from fiskal.scu.contract import Deadline, Scu, TseInfo, TseStates
-from fiskal.scu.core import ScuCore
 from fiskal.scu.errors import ScuError
 from fiskal.store import Change, MasterDataRow, QueueRow, ScuRow, Store, open_store
 
 if TYPE_CHECKING:
     from fiskal.export import dsfinvk
-    from fiskal.scu import software
-    from fiskal.scu.software import rehearsal
-else:  # large, and needed by few hosts or late
+else:  # large, and needed by few hosts
     dsfinvk = LazyModule("fiskal.export.dsfinvk")
-    software = LazyModule("fiskal.scu.software")
-    rehearsal = LazyModule("fiskal.scu.software.rehearsal")
 
 _log = logging.getLogger("fiskal.host")
 
@@ -85,23 +81,6 @@ LONG_BYTES = 65_536
 """A request that is longer is read in a thread of its own where receipts share one."""
 
 Bytes = bytes | bytearray | memoryview
-
-
-def open_software_scu(folder: Path, options: dict[str, Any], clock: Clock) -> Scu:
-    """The driver ``software``: the embedded TSE for development and testing, in ``folder``."""
-    allowed = {"admin_pin", "curve", "durable", "log_version", "rehearse", "updates"}
-    unknown = sorted(set(options) - allowed)
-    if unknown:
-        raise ConfigurationError(
-            f"the software TSE does not know the option {unknown[0]!r}; it knows {', '.join(sorted(allowed))}"
-        )
-    if "rehearse" in options:
-        options = {**options, "rehearse": rehearsal.convert(options["rehearse"])}
-    return software.open_software_tse(folder, clock=clock, **options)
-
-
-DRIVERS: dict[str, Callable[[Path, dict[str, Any], Clock], Scu]] = {"software": open_software_scu}
-"""Drivers by the name they have in ``fiskal.json``."""
 
 
 class Middleware:
@@ -166,8 +145,8 @@ class Middleware:
 
     def _check_drivers(self, given: dict[str, Scu]) -> None:
         for scu in self.config.scus:
-            if scu.driver not in DRIVERS and scu.id not in given:
-                raise _no_driver(scu)
+            if scu.id not in given:
+                check_driver(scu)
 
     def _merge(self, now: int) -> dict[str, ScuRow]:
         """Bring the configuration into the store, as far as it counts there; the rows of the SCUs.
@@ -694,33 +673,6 @@ def _opener(scu: ScuConfig, folder: Path, given: Scu | None, clock: Clock) -> Ca
     if given is not None:
         return lambda: given
     return lambda: open_scu(scu, folder, clock)
-
-
-def scu_folder(folder: Path, scu_id: str) -> Path:
-    """Where an SCU of the host in ``folder`` keeps what it has to keep."""
-    return folder / "scu" / scu_id
-
-
-def open_scu(scu: ScuConfig, folder: Path, clock: Clock = clocks.now) -> Scu:
-    """Open one SCU of the host in ``folder``. Raises ConfigurationError or what its driver raises."""
-    driver = DRIVERS.get(scu.driver)
-    if driver is None:
-        raise _no_driver(scu)
-    opened = driver(scu_folder(folder, scu.id), scu.options, clock)
-    if scu.signature_check is not None:
-        if not isinstance(opened, ScuCore):
-            opened.close()
-            raise ConfigurationError(
-                f"SCU {scu.id}: the driver {scu.driver!r} leaves 'signature_check' to the other end; set it there"
-            )
-        opened.check_signatures(scu.signature_check)
-    return opened
-
-
-def _no_driver(scu: ScuConfig) -> ConfigurationError:
-    return ConfigurationError(
-        f"SCU {scu.id}: there is no driver {scu.driver!r}; there is {', '.join(sorted(DRIVERS))}"
-    )
 
 
 def dsfinvk_options(settings: QueueSettings) -> dsfinvk.Options:

@@ -14,7 +14,7 @@ import pytest
 from fiskal.errors import ConfigurationError
 from fiskal.export.verify import verify_journal
 from fiskal.host import config as configs
-from fiskal.host import middleware as host
+from fiskal.host import drivers as host
 from fiskal.host.events import Event
 from fiskal.host.middleware import Middleware
 from fiskal.queue.work import MISMATCH_TYPE

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fiskal.clock import now
 from fiskal.errors import ConfigurationError
-from fiskal.host.middleware import open_software_scu
+from fiskal.host.drivers import open_software_scu
 from fiskal.scu.contract import (
     Deadline,
     RegisterClientIdRequest,

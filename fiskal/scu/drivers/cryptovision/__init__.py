@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fiskal.clock import Clock, now
 from fiskal.errors import ConfigurationError
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.core import ScuCore
-from fiskal.scu.drivers import Found
+from fiskal.scu.drivers import Found, convert_options
 from fiskal.scu.drivers.cryptovision.driver import CryptovisionTse
 from fiskal.scu.drivers.cryptovision.options import Options
 from fiskal.scu.drivers.cryptovision.pins import new_secrets
@@ -31,9 +32,11 @@ GUARD_FILE = "TSE-GUARD.bin"
 ANSWER_BYTES = 8192
 
 
-def open(folder: Path, options: Options, clock: Clock = now) -> ScuCore:
+def open(folder: Path, options: Options | dict[str, Any], clock: Clock = now) -> ScuCore:
     """Open the TSE that ``options`` name; the device itself is first asked by the first call, and may be plugged in
     later. Raises ConfigurationError, and ``Misconfigured`` DEVICE_IN_USE if another process has it."""
+    if isinstance(options, dict):
+        options = convert_options("cryptovision", options, Options)
     path = _mailbox(options)
     folder.mkdir(parents=True, exist_ok=True)
     try:

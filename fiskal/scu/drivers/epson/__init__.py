@@ -6,14 +6,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fiskal.clock import Clock, now
 from fiskal.errors import ConfigurationError
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.contract import Deadline, Scu
 from fiskal.scu.core import ScuCore
-from fiskal.scu.drivers import Found
+from fiskal.scu.drivers import Found, convert_options
 from fiskal.scu.drivers.epson.driver import EpsonDriver, decoded
 from fiskal.scu.drivers.epson.options import PORT, Options
 from fiskal.scu.drivers.epson.protocol import Link, Reader, Refused, greeting, member
@@ -74,11 +74,13 @@ def open_driver(
     return EpsonDriver(open_link(options), options, folder, clock, known_starts=known_starts)
 
 
-def open(folder: Path, options: Options, clock: Clock = now) -> Scu:
+def open(folder: Path, options: Options | dict[str, Any], clock: Clock = now) -> Scu:
     """The TSE as an SCU. It is first asked when it is first needed: it may be plugged in later.
 
     Raises :class:`fiskal.errors.ConfigurationError`, :class:`fiskal.errors.StoreError`.
     """
+    if isinstance(options, dict):
+        options = convert_options("epson", options, Options)
     folder.mkdir(parents=True, exist_ok=True)
     calls = SqliteCallStore(folder / "calls.sqlite")
     try:

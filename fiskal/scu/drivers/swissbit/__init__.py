@@ -7,11 +7,13 @@ library. See docs/devices/swissbit.md.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fiskal.clock import Clock, now
 from fiskal.errors import ConfigurationError
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.core import ScuCore
+from fiskal.scu.drivers import convert_options
 from fiskal.scu.drivers.swissbit.driver import SwissbitDriver
 from fiskal.scu.drivers.swissbit.find import find
 from fiskal.scu.drivers.swissbit.media import BlockMedium, FilesMedium, Medium
@@ -41,11 +43,13 @@ def _medium(options: Options) -> Medium:
     return FilesMedium(found[0].options["path"], direct_io=options.direct_io)
 
 
-def open(folder: Path, options: Options, clock: Clock = now) -> ScuCore:
+def open(folder: Path, options: Options | dict[str, Any], clock: Clock = now) -> ScuCore:
     """Open the TSE as an SCU. ``folder`` keeps what must be remembered. It need not be plugged in yet.
 
     Raises ConfigurationError.
     """
+    if isinstance(options, dict):
+        options = convert_options("swissbit", options, Options)
     options.check()
     if options.library is not None or options.backend == "native":
         raise ConfigurationError("the vendor's library is not supported by this version.")
