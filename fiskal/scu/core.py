@@ -520,8 +520,8 @@ class ScuCore:
             return self._proven(call, row.signed, remembered=True), call
         self._refresh(deadline)
         open_before = row.open_before
-        if open_before is not None:  # a number whose start was answered belongs to that start
-            open_before |= frozenset(self._calls.open_transactions())
+        if open_before is not None:  # transactions of other calls, begun since, are not this one's either
+            open_before |= self._calls.open_transactions().keys()
         outcome = self._driver.reconcile(call, open_before, deadline)
         if isinstance(outcome, Signed):
             return self._complete(call, outcome, remembered=True), call

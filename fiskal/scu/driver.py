@@ -173,8 +173,8 @@ class Driver(Protocol):
     ) -> Signed | Verdict:
         """Find out whether a call without an answer was executed.
 
-        ``open_before`` are the numbers that a start cannot have opened: those open before it, and those whose own
-        start was answered; None if unknown. Asked only if not ``remembers_calls``.
+        ``open_before`` are the open numbers from before a start and those that other calls have opened since, None
+        if unknown. Asked only if not ``remembers_calls``.
         """
         ...
 
