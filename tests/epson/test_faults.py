@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import re
 import uuid
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from fiskal.scu.transports.traffic import TRAFFIC
 from fiskal.simulators.epson.faults import AFTER, BEFORE
 from fiskal.simulators.plan import Plan
 from fiskal.tse.logmessage import LogType
-from tests.campaigns import device_epson
+from tests.campaigns import device_epson, epson_rig
 
 from .conftest import SECRETS, Pos, Shop, end, export, fetch
 
@@ -692,6 +693,21 @@ def test_a_short_campaign_of_kills(tmp_path: Path) -> None:
 
 def test_a_short_campaign_of_dying_devices(tmp_path: Path) -> None:
     assert device_epson.kill_device(tmp_path, 1) >= 2
+
+
+def test_the_rig_of_the_campaign_of_all_families(tmp_path: Path) -> None:
+    with epson_rig.rig(tmp_path, random.Random(3)) as rig:
+        pos = Pos(rig.scu, rig.client)
+        answers = []
+        for _ in range(5):
+            rig.strike()
+            pos.scu = rig.scu
+            answers += sale_by_all_means(pos)
+            rig.calm()
+        assert [(one.number, one.counter) for one in rig.log()] == [answer[1:] for answer in answers]
+    with epson_rig.mounted_device(tmp_path), epson_rig.mounted_rig(tmp_path) as rig:
+        sold = Pos(rig.scu, rig.client).sell()
+        assert rig.log()[-1].counter == sold.signature_data.signature_counter
 
 
 def test_answers_of_a_restart_are_those_of_the_log(plain: Shop) -> None:
