@@ -19,6 +19,7 @@ static void append(sink *s, const void *data, size_t length) {
     s->length += length;
 }
 
+#define MAX_ESCAPE 6 /* bytes of &quot; */
 #define APPEND(s, text) append((s), (text), sizeof(text) - 1)
 
 static int finish(const sink *s, size_t wanted_capacity, size_t *written) {
@@ -73,7 +74,36 @@ static const uint8_t SPECIAL[256] = {
     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
     1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
+/* The same with room for the longest escapes: nothing has to be counted. */
+static int write_escaped(sink *s, const uint8_t *text, size_t length) {
+    const uint8_t *end = text + length;
+    uint8_t *to = s->at + s->length;
+    while (text < end) {
+        uint8_t c = *text;
+        if (!SPECIAL[c]) {
+            *to++ = c;
+            text++;
+        } else if (c == '"') {
+            memcpy(to, "&quot;", 6), to += 6, text++;
+        } else if (c == '&') {
+            memcpy(to, "&amp;", 5), to += 5, text++;
+        } else if (c == '<' || c == '>') {
+            memcpy(to, c == '<' ? "&lt;" : "&gt;", 4), to += 4, text++;
+        } else {
+            size_t width = xml_character(text, end);
+            if (!width) return FK_EPSON_E_TEXT;
+            memcpy(to, text, width);
+            to += width;
+            text += width;
+        }
+    }
+    s->length = (size_t)(to - s->at);
+    return FK_OK;
+}
+
 static int append_escaped(sink *s, const uint8_t *text, size_t length) {
+    if (s->length <= s->capacity && (s->capacity - s->length) / MAX_ESCAPE >= length)
+        return write_escaped(s, text, length);
     const uint8_t *end = text + length;
     const uint8_t *plain = text; /* what needs no escape goes over in one piece */
     for (;;) {

@@ -57,9 +57,12 @@ class _Scratch(threading.local):
         self.capacity = capacity
         self.out = ffi.new("uint8_t[]", capacity)
         self.view = ffi.buffer(self.out)
+        self.all = self.out, capacity, self.written, self.view
 
 
 _scratch: Final = _Scratch()
+_request: Final = lib.fk_epson_request
+_OK: Final[int] = lib.FK_OK
 
 
 def read(received: bytes | bytearray | memoryview) -> Span | None:
@@ -94,13 +97,9 @@ def escape(text: bytes) -> bytes:
 def request(device_id: str, timeout_ms: int, json: bytes) -> bytes:
     """The message that lets the device execute ``json`` within ``timeout_ms``. Raises :class:`FrameError`."""
     device = device_id.encode("utf-8", "surrogatepass")
-    scratch = _scratch  # written out, for this is on the way of every receipt
-    written = scratch.written
-    status = lib.fk_epson_request(
-        device, len(device), timeout_ms, json, len(json), scratch.out, scratch.capacity, written
-    )
-    if status == lib.FK_OK:
-        return scratch.view[: written[0]]
+    out, capacity, written, view = _scratch.all  # written out, for this is on the way of every receipt
+    if _request(device, len(device), timeout_ms, json, len(json), out, capacity, written) == _OK:
+        return view[: written[0]]
     return _written(
         lambda out, size, written: lib.fk_epson_request(
             device, len(device), timeout_ms, json, len(json), out, size, written

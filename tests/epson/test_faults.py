@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import re
 import uuid
 from collections.abc import Callable
@@ -29,7 +30,7 @@ from fiskal.scu.transports.traffic import TRAFFIC
 from fiskal.simulators.epson.faults import AFTER, BEFORE
 from fiskal.simulators.plan import Plan
 from fiskal.tse.logmessage import LogType
-from tests.campaigns import device_epson
+from tests.campaigns import device_epson, epson_rig
 
 from .conftest import SECRETS, Pos, Shop, end, export, fetch
 
@@ -116,20 +117,17 @@ def test_silence_is_an_unknown_outcome_that_is_found_out_later(plain: Shop, kind
     assert [op for op, _, _ in logged(plain)] == ["start", "finish"]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [*SHOCKS],
-)
-@pytest.mark.parametrize(
-    "command", ["StartTransaction", "FinishTransaction", "GetStorageInfo", "GetChallenge"]
-)
-def test_what_happens_to_the_device_is_repaired(plain: Shop, kind: str, command: str) -> None:
+@pytest.mark.parametrize("kind", SHOCKS)
+def test_what_happens_to_the_device_is_repaired(plain: Shop, kind: str) -> None:
     pos = Pos(plain.ready())
-    plain.inject(kind, command)
-    pos.scu._seen_at = float("-inf")  # what was seen of the device is forgotten
-    if kind == "wrong_secret":
-        plain.device.log_everybody_out()
-    answers = sale_by_all_means(pos)
+    answers = []
+    for command in ("StartTransaction", "FinishTransaction", "GetStorageInfo", "GetChallenge"):
+        plain.inject(kind, command)
+        pos.scu._seen_at = float("-inf")  # what was seen of the device is forgotten
+        if kind == "wrong_secret":
+            plain.device.log_everybody_out()
+        answers += sale_by_all_means(pos)
+        plain.simulator.conductor.take(Plan(scale=0))
     assert logged(plain) == answers
 
 
@@ -695,6 +693,21 @@ def test_a_short_campaign_of_kills(tmp_path: Path) -> None:
 
 def test_a_short_campaign_of_dying_devices(tmp_path: Path) -> None:
     assert device_epson.kill_device(tmp_path, 1) >= 2
+
+
+def test_the_rig_of_the_campaign_of_all_families(tmp_path: Path) -> None:
+    with epson_rig.rig(tmp_path, random.Random(3)) as rig:
+        pos = Pos(rig.scu, rig.client)
+        answers = []
+        for _ in range(5):
+            rig.strike()
+            pos.scu = rig.scu
+            answers += sale_by_all_means(pos)
+            rig.calm()
+        assert [(one.number, one.counter) for one in rig.log()] == [answer[1:] for answer in answers]
+    with epson_rig.mounted_device(tmp_path), epson_rig.mounted_rig(tmp_path) as rig:
+        sold = Pos(rig.scu, rig.client).sell()
+        assert rig.log()[-1].counter == sold.signature_data.signature_counter
 
 
 def test_answers_of_a_restart_are_those_of_the_log(plain: Shop) -> None:

@@ -37,6 +37,11 @@ static void check_escape(const uint8_t *data, size_t size) {
     uint8_t *out = malloc(needed + !needed);
     require(out != NULL, "memory");
     require(fk_epson_escape(data, size, out, needed, &written) == FK_OK && written == needed, "escape fits");
+    uint8_t *roomy = malloc(6 * size + 1); /* another way is taken where there is room for everything */
+    require(roomy != NULL, "memory");
+    require(fk_epson_escape(data, size, roomy, 6 * size, &written) == FK_OK && written == needed, "escape with room");
+    require(memcmp(roomy, out, needed) == 0, "the same with room");
+    free(roomy);
     size_t at = 0;
     for (size_t i = 0; i < size; i++) {
         const char *expected = data[i] == '&'   ? "&amp;"
