@@ -44,6 +44,7 @@ from tests.campaigns.rig import Death, Logged, Rig
 
 FAMILIES: Final[dict[str, str]] = {
     "diebold-nixdorf": "tests.campaigns.diebold_nixdorf_rig",
+    "epson": "tests.campaigns.epson_rig",
     "swissbit": "tests.campaigns.swissbit_rig",
 }
 ATTEMPTS: Final = 40
