@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "transactions": "List open transactions of queues and TSEs, close orphans.",
     "verify": "Check a QR code, an export or a whole journal.",
     "tse": "Look at a TSE, initialise, export and rehearse it.",
+    "simulate": "Simulate the TSE of a vendor, to try a driver with.",
     "size": "Plan how many TSEs and queues a shop needs.",
     "bench": "Measure how fast a TSE is.",
 }

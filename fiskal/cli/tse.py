@@ -17,6 +17,7 @@ import msgspec
 
 from fiskal.cli import common, remote
 from fiskal.cli.journal import first_moment, last_moment
+from fiskal.cli.tse_find import find
 from fiskal.cli.tse_rehearse import rehearse
 from fiskal.clock import now
 from fiskal.files import sync_folder
@@ -61,6 +62,7 @@ def command() -> None:
 
     \b
     Examples:
+      fiskal tse find
       fiskal tse init --data shop
       fiskal tse info --data shop
       fiskal tse export --data shop --out tse.tar
@@ -69,6 +71,7 @@ def command() -> None:
 
 
 command.add_command(rehearse)
+command.add_command(find)
 
 
 def _scu_option() -> Callable[[_F], _F]:

@@ -108,9 +108,15 @@ def serve(
     if others:
         options["allow_other"] = True
     mfusepy = importlib.import_module("mfusepy")
+    served: list[bool] = []
+
+    def began() -> None:
+        served.append(True)
+        ready()
+
     try:
         mfusepy.FUSE(
-            _Operations(files, ready),
+            _Operations(files, began),
             str(directory),
             raw_fi=True,
             foreground=True,
@@ -121,6 +127,8 @@ def serve(
             **options,
         )
     except RuntimeError as error:
+        if served and error.args == (_ENDED_BY_SIGNAL,):
+            return
         raise ConfigurationError(f"{directory} cannot be mounted: libfuse ends with {error}.") from error
 
 
@@ -206,6 +214,10 @@ def _child(
 
 def _refuse(number: int = errno.EPERM) -> NoReturn:
     raise OSError(number, os.strerror(number))
+
+
+_ENDED_BY_SIGNAL: Final = 8
+"""What libfuse's main loop returns for SIGINT, SIGTERM and SIGHUP, having unmounted."""
 
 
 class _Operations:
