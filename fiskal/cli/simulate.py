@@ -33,15 +33,16 @@ class Wish(NamedTuple):
     settings: dict[str, Any]
 
 
-Served = tuple[str, Callable[[], None]]
-"""Where it can be reached, empty if what follows says so itself; and what returns when it is to end."""
+Served = tuple[str, Callable[[], None] | None]
+"""Where it can be reached, and what serves it until it is told to end, if nobody does so already."""
 
 
-def _wait() -> None:
-    """Return at SIGTERM or Ctrl-C."""
+def _until_told(place: str) -> None:
+    """Say where the TSE is, and return at SIGTERM or Ctrl-C."""
     ends = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ends.set())
+    click.echo(place)  # whoever reads this may end it from here on
     while not ends.wait(3600):
         pass
 
@@ -55,14 +56,14 @@ def _mailbox(module: str, wish: Wish) -> Iterator[Served]:
     settings = _settings(family.Settings, given)
     if wish.mount is not None:
         serve = family.serve if module == "cryptovision" else family.serve_mount
-        yield "", partial(_serve, serve, wish.data, wish.mount, settings)
+        yield str(wish.mount), partial(_serve, serve, wish.data, wish.mount, settings)
     elif wish.folder is not None and module == "swissbit":
-        yield "", partial(_serve, family.serve_folder, wish.data, wish.folder, settings)
+        yield str(wish.folder), partial(_serve, family.serve_folder, wish.data, wish.folder, settings)
     elif wish.folder is not None:
         wish.folder.mkdir(parents=True, exist_ok=True)
         mailbox, watcher = family.watch(wish.data, wish.folder, settings)
         try:
-            yield str(wish.folder), _wait
+            yield str(wish.folder), None
         finally:
             watcher.close()
             mailbox.close()
@@ -86,7 +87,7 @@ def _epson(wish: Wish) -> Iterator[Served]:
     if wish.control is not None:
         given["control"] = str(wish.control)
     with family.Simulator(_settings(family.Settings, given)) as simulator:
-        yield f"{host}:{simulator.port}", _wait
+        yield f"{host}:{simulator.port}", None
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def _diebold_nixdorf(wish: Wish) -> Iterator[Served]:
     else:
         running = family.tcp(settings, *wish.listen)
     with running:
-        yield str(running.place), _wait
+        yield str(running.place), None
 
 
 @contextmanager
@@ -120,7 +121,7 @@ def _cloud(module: str, wish: Wish) -> Iterator[Served]:
     with family.simulate(
         _settings(family.Settings, {k: v for k, v in given.items() if k in known})
     ) as running:
-        yield running.url, _wait
+        yield running.url, None
 
 
 FAMILIES: Final[dict[str, Callable[[Wish], Any]]] = {
@@ -203,7 +204,8 @@ def command(
         chosen[name] = value
     wish = Wish(data, _address(listen), mount, folder, pty, web, control, ca_out, chosen)
     with ExitStack() as stack:
-        place, until_the_end = stack.enter_context(FAMILIES[family](wish))
-        if place:
-            click.echo(place)
-        until_the_end()
+        place, serve = stack.enter_context(FAMILIES[family](wish))
+        if serve is None:
+            _until_told(place)
+        else:
+            serve()
