@@ -20,7 +20,7 @@ from unittest import mock
 from bench.shop import SIGNATURE_CHECKS, basket, host
 from fiskal.germany.signatures import SignatureBuilder
 from fiskal.host import middleware as middlewares
-from fiskal.queue import queue as queues
+from fiskal.queue import journal as journals
 from fiskal.scu.core import ScuCore
 from fiskal.scu.signcheck import SignTimeCheck
 from fiskal.scu.software.tse import SoftwareTse
@@ -35,8 +35,8 @@ CHECK = "check of the two signatures"
 PRINT = "signature items for the receipt"
 ENCODE = "encode the response"
 HASH = "hash the response and chain it"
-STORE = "store: rows, checks, log entry, twice"
-FLUSH = "store: two writes with flush"
+STORE = "store: taking changes in line, twice"
+FLUSH = "store: checks, rows, two commits with flush"
 STEPS = (PARSE, DECIDE, TSE, SIGN, CHECK, PRINT, ENCODE, HASH, STORE, FLUSH)
 
 
@@ -69,9 +69,9 @@ def places(null_store: bool) -> list[tuple[str, Any, str]]:
         (TSE, ScuCore, "finish_transaction"),
         (CHECK, SignTimeCheck, "fault"),
         (PRINT, SignatureBuilder, "receipt"),
-        (ENCODE, queues, "encode_response"),
-        (HASH, queues, "complete"),
-        (STORE, NullStore if null_store else SqliteStore, "commit"),
+        (ENCODE, journals, "encode_response"),
+        (HASH, journals, "complete"),
+        *((STORE, NullStore if null_store else SqliteStore, name) for name in ("submit", "flush")),
         (FLUSH, Writer, "write"),
     ]
 
@@ -113,7 +113,7 @@ def main() -> None:
             mock.patch.object(where, name, watch.step(step, getattr(where, name)))
             for step, where, name in places(options.null_store)
         ]
-        for binding in middleware._bindings.values():
+        for binding in middleware.bindings.values():
             driver = getattr(binding.scu, "_driver", None)
             if isinstance(driver, SoftwareTse):
                 patches.append(mock.patch.object(driver, "_key", Key(watch, driver._key)))
