@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def new_shop(tmp_path: Path) -> Iterator[Shop]:
     made = Shop(tmp_path, start=False)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_they_were() -> Iterator[None]:
+    """What a test switches on or off in the logs is no affair of the next one: a traffic log fills memory."""
+    yield
+    logging.disable(logging.NOTSET)
+    logging.getLogger("fiskal.traffic").setLevel(logging.NOTSET)
