@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from fiskal.conversation import Durable
 
@@ -246,7 +246,11 @@ class JournalDEPartRow(NamedTuple):
 
 
 class Change:
-    """Everything one step alters. All of it becomes durable together, or none of it."""
+    """Everything one step alters. All of it becomes durable together, or none of it.
+
+    A list comes into being when it is first looked at, because a sale needs three of them: add to it, never put
+    another one in its place.
+    """
 
     __slots__ = (
         "actions",
@@ -260,6 +264,7 @@ class Change:
         "failed_finishes_removed",
         "failed_starts",
         "failed_starts_removed",
+        "is_rare",
         "items",
         "master_data",
         "open_transactions",
@@ -269,33 +274,52 @@ class Change:
         "scus",
     )
 
+    is_rare: bool
+    """It may alter more than a sale does: there is a list beside items, answers and queues."""
+    items: list[QueueItemRow]
+    answers: list[AnswerRow]
+    queues: list[QueueRow]
+    """Replaces the stored row of the queue."""
+    actions: list[ActionRow]
+    open_transactions: list[OpenTransactionRow]
+    """Insert or replace by (queue_no, cbReceiptReference)."""
+    open_transactions_removed: list[tuple[int, str]]
+    """Removed before ``open_transactions`` are inserted; the same holds for the two pairs below."""
+    failed_starts: list[FailedTransactionRow]
+    failed_starts_removed: list[tuple[int, str]]
+    failed_finishes: list[FailedTransactionRow]
+    failed_finishes_removed: list[tuple[int, str]]
+    doubtful_starts: list[DoubtfulStartRow]
+    """Insert or replace by (queue_no, ftQueueItemId)."""
+    doubtful_starts_removed: list[tuple[int, str]]
+    recovered: list[RecoveredRow]
+    """Insert or replace by (queue_no, ftQueueItemId)."""
+    scus: list[ScuRow]
+    master_data: list[MasterDataRow]
+    """Replaces the master data of the queue."""
+    exports: list[JournalDERow]
+    """Insert or replace by ftJournalDEId."""
+    export_parts: list[JournalDEPartRow]
+    exports_removed: list[str]
+    """Exports that came to nothing; their parts go with them."""
+
     def __init__(self) -> None:
-        self.items: list[QueueItemRow] = []
-        self.answers: list[AnswerRow] = []
-        self.queues: list[QueueRow] = []
-        """Replaces the stored row of the queue."""
-        self.actions: list[ActionRow] = []
-        self.open_transactions: list[OpenTransactionRow] = []
-        """Insert or replace by (queue_no, cbReceiptReference)."""
-        self.open_transactions_removed: list[tuple[int, str]] = []
-        """Removed before ``open_transactions`` are inserted; the same holds for the two pairs below."""
-        self.failed_starts: list[FailedTransactionRow] = []
-        self.failed_starts_removed: list[tuple[int, str]] = []
-        self.failed_finishes: list[FailedTransactionRow] = []
-        self.failed_finishes_removed: list[tuple[int, str]] = []
-        self.doubtful_starts: list[DoubtfulStartRow] = []
-        """Insert or replace by (queue_no, ftQueueItemId)."""
-        self.doubtful_starts_removed: list[tuple[int, str]] = []
-        self.recovered: list[RecoveredRow] = []
-        """Insert or replace by (queue_no, ftQueueItemId)."""
-        self.scus: list[ScuRow] = []
-        self.master_data: list[MasterDataRow] = []
-        """Replaces the master data of the queue."""
-        self.exports: list[JournalDERow] = []
-        """Insert or replace by ftJournalDEId."""
-        self.export_parts: list[JournalDEPartRow] = []
-        self.exports_removed: list[str] = []
-        """Exports that came to nothing; their parts go with them."""
+        self.is_rare = False
+        self.items = []
+        self.answers = []
+        self.queues = []
+
+    def __getattr__(self, name: str) -> Any:
+        """The list ``name``, which nobody has looked at yet."""
+        if name not in _LISTS:
+            raise AttributeError(name)
+        made: list[Any] = []
+        setattr(self, name, made)
+        self.is_rare = True
+        return made
+
+
+_LISTS: Final = frozenset(Change.__slots__) - {"is_rare"}
 
 
 class StoredItem(NamedTuple):

@@ -435,7 +435,7 @@ def read_log(path: Path, identity: bytes, applied: int, direct: int) -> list[tup
 def _change(entry: _Entry) -> Change:
     change = Change()
     for name in entry.__struct_fields__:
-        setattr(change, name, getattr(entry, name))
+        getattr(change, name).extend(getattr(entry, name))
     return change
 
 

@@ -275,7 +275,10 @@ class Writer:
                 items += map(self._item, change.items)
                 totalizers = dict(self._states(change, queues))
                 answers += [self._answer(row, totalizers.get(row[:2])) for row in change.answers]
-            plan = [(_ITEM, items), (_ANSWER, answers), *self._plan_others(changes)]
+            plan = [(_ITEM, items), (_ANSWER, answers)]
+            rare = [change for change in changes if change.is_rare]
+            if rare:
+                plan += self._plan_others(rare)
         except BadChange:
             raise
         except DAMAGE:
