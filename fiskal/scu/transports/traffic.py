@@ -14,7 +14,7 @@ from typing import Final
 from fiskal.scu.contract import Deadline
 from fiskal.scu.transports import Transport
 
-TRAFFIC: Final = 5
+TRAFFIC: Final = 7
 logging.addLevelName(TRAFFIC, "TRAFFIC")
 
 log = logging.getLogger("fiskal.traffic")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ from tests.support.cloud import FAMILIES, Site, Till, export
 def test_secrets_are_nowhere(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(1)
     for logger in ("fiskal", "urllib3"):
-        logging.getLogger(logger).setLevel(1)
+        caplog.set_level(1, logger)
     family = FAMILIES[name]
     secrets = {
         "fiskaly": {"api_secret": "s3cret-of-the-key", "api_key": "key-0815", "admin_pin": "987654"},
