@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from fiskal.clock import Clock, now
-from fiskal.errors import ConfigurationError
 from fiskal.scu.callstore import SqliteCallStore
 from fiskal.scu.core import ScuCore
 from fiskal.scu.drivers import convert_options
@@ -51,8 +50,6 @@ def open(folder: Path, options: Options | dict[str, Any], clock: Clock = now) ->
     if isinstance(options, dict):
         options = convert_options("swissbit", options, Options)
     options.check()
-    if options.library is not None or options.backend == "native":
-        raise ConfigurationError("the vendor's library is not supported by this version.")
     folder.mkdir(parents=True, exist_ok=True)
     driver = SwissbitDriver(lambda: _medium(options), options, folder=folder, clock=clock)
     return ScuCore(driver, calls=SqliteCallStore(folder / "calls.sqlite"), clock=clock)

@@ -200,8 +200,7 @@ class Card:
         if not self._options.inferred.unblock_command:
             raise NotSupported(
                 "NOT_IMPLEMENTED",
-                "Unblocking a PIN needs the vendor's library, or inferred.unblock_command, which was never seen on a "
-                "device.",
+                "Unblocking a PIN needs inferred.unblock_command, which was never seen on a device.",
             )
         self.execute(frames.texts_command(Command.UNBLOCK, user, puk, new_pin), deadline)
 

@@ -828,7 +828,7 @@ class SwissbitDriver:
             raise NotSupported(
                 "NOT_IMPLEMENTED",
                 "Decommissioning a Swissbit TSE has no publicly known command: it needs the vendor's library "
-                "(option library).",
+                "for that, which this version does not drive.",
             )
         self._call(
             lambda card: commission(card, self._options, self._guard, self._folder, self._clock),
@@ -949,7 +949,7 @@ class SwissbitDriver:
         raise NotSupported(
             "NOT_IMPLEMENTED",
             "Erasing the log of a Swissbit TSE has no publicly known command: it needs the vendor's library "
-            "(option library).",
+            "for that, which this version does not drive.",
         )
 
     def close(self) -> None:

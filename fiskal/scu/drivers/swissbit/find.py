@@ -84,9 +84,9 @@ def _found(info: Info, place: str, options: dict[str, str], note: str) -> Found:
     found = generation(info)
     notes = [note] if note else []
     if found is Generation.V2:
-        notes.append("a TSE 2.0: the vendor's library is needed (option library)")
+        notes.append("a TSE 2.0: it needs the vendor's library, which this version does not drive")
     elif found is Generation.UNKNOWN:
-        notes.append("not a TSE 1.x as it is known: the vendor's library is needed (option library)")
+        notes.append("not a TSE 1.x as it is known: this version does not drive it")
     if info.state == 0:
         notes.append("it has to be initialised before it can be used")
     end = None

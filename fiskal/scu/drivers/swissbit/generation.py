@@ -33,5 +33,6 @@ def refuse_raw(info: Info, place: str) -> None:
         what = "a TSE 2.0" if found is Generation.V2 else "a TSE of an unknown generation"
         raise NotSupported(
             "UNSUPPORTED_DEVICE",
-            f"{place} is {what}: the vendor's library is needed to use it. Say with library where it is.",
+            f"{place} is {what}: the vendor's library is needed to use it, which this version does not drive. "
+            "Use a TSE 1.x.",
         )

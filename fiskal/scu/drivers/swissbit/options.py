@@ -53,15 +53,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Block device or partition (``/dev/sdb1``) for access without a mounted file system."""
     access: Literal["auto", "files", "block"] = "auto"
     """``files`` wants the volume mounted, ``block`` not; ``auto`` takes what is configured."""
-    backend: Literal["auto", "raw", "native"] = "auto"
-    """``raw`` speaks to the device itself (1.x), ``native`` uses the vendor's library; ``auto`` is native if there
-    is a ``library``."""
-    library: str | None = None
-    """Absolute path of the vendor's libWormAPI.so or WormAPI.dll; it is not part of this package."""
-    library_sha256: str | None = None
-    """Its checksum in hex; another file is refused."""
-    library_min_version: str | None = None
-    """Oldest version of the library that is accepted; 6.0.0 for a TSE 2.0."""
     serial: str | None = None
     """Serial number in hex; another device is refused."""
     admin_pin: Pin | None = None
@@ -135,8 +126,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             raise ConfigurationError(
                 "access is files: say with path where the volume is mounted, and no device."
             )
-        if self.backend == "native" and self.library is None:
-            raise ConfigurationError("backend is native: say with library where the vendor's library is.")
         client = self.management_client.encode("ascii", "replace")
         if not 1 <= len(client) <= MAX_CLIENT_ID_BYTES or not self.management_client.isascii():
             raise ConfigurationError("management_client must have 1 to 30 ASCII characters.")
