@@ -1,7 +1,7 @@
 """Swissbit TSEs on USB, SD and microSD.
 
-A TSE 1.x is driven through its mailbox (:mod:`.driver`); a TSE 2.0, whose commands are not public, through the vendor's
-library. See docs/devices/swissbit.md.
+A TSE 1.x is driven through its mailbox (:mod:`.driver`); a TSE 2.0, whose commands are not public, is recognised and
+refused. See docs/devices/swissbit.md.
 """
 
 from __future__ import annotations
